@@ -1,0 +1,11 @@
+//! What every other module may use: time, keys, limits, counters and the contract between pure roles and the worker.
+//!
+//! Owns no state of its own; never touches a kernel, a clock or entropy.
+
+pub mod counters;
+pub mod limits;
+pub mod prng;
+pub mod slab;
+pub mod time;
+pub mod timers;
+pub mod wire;

@@ -1,0 +1,4 @@
+//! Trunkline: an edge accelerator for mobile traffic.
+#![warn(missing_docs)]
+
+pub mod base;
