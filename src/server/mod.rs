@@ -1,0 +1,9 @@
+//! The process around the workers: configuration, certificates, signals, the admin address, metrics and the log.
+//!
+//! Everything here runs on the slow thread or before the workers start. Never touches a byte of a client.
+
+pub mod certificates;
+pub mod config;
+pub mod problems;
+pub mod process;
+pub mod section;
