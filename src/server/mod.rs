@@ -2,8 +2,14 @@
 //!
 //! Everything here runs on the slow thread or before the workers start. Never touches a byte of a client.
 
+pub mod admin;
 pub mod certificates;
 pub mod config;
+pub mod health;
+pub mod log;
+pub mod metrics;
 pub mod problems;
 pub mod process;
 pub mod section;
+pub mod signals;
+pub mod slow;
