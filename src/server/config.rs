@@ -430,7 +430,7 @@ impl Reader<'_> {
         let cores = self.cores(root);
         let worker_count = cores.as_ref().map_or(1, Vec::len);
         let problems = &mut self.problems;
-        let drain_timeout = root.duration(problems, "drain_timeout", 30 * SECOND, Duration::ZERO..=HOUR);
+        let drain_timeout = root.duration(problems, "drain_timeout", 25 * SECOND, Duration::ZERO..=HOUR);
         let worker = self.worker(root, worker_count);
         Common { id: id.map(|id| id.value), cores, drain_timeout, worker, admin: self.admin(root), log: self.log(root) }
     }
@@ -884,6 +884,36 @@ mod tests {
         assert_eq!(gateway.cores, [1]);
         let kinds: Vec<ServiceKind> = gateway.services.iter().map(|service| service.kind).collect();
         assert_eq!(kinds, [ServiceKind::Tunnel, ServiceKind::Http]);
+    }
+
+    /// Every table closes with a complaint that lists its known keys: each of them must be documented.
+    #[test]
+    fn every_key_is_documented() {
+        const DOCUMENTATION: &str = include_str!("../../docs/CONFIG.md");
+        let fixture = Fixture::new();
+        let stray = |text: &str, before: &[&str]| {
+            before.iter().fold(format!("zzzzzz = 1\n{text}"), |text, header| {
+                assert!(text.contains(header), "{header}");
+                text.replace(header, &format!("{header}\nzzzzzz = 1"))
+            })
+        };
+        let more = "\n[worker]\n[log]\n";
+        let pop = stray(
+            &format!("{POP}{more}"),
+            &["[[listen]]", "[backbone]", "[[backbone.gateway]]", "[admin]", "[worker]", "[log]"],
+        );
+        let gateway = stray(&format!("{GATEWAY}{more}"), &["[listen]", "[[service]]"]);
+        let pop = fixture.pop(&pop).expect_err("unknown keys everywhere");
+        let gateway = fixture.gateway(&gateway).expect_err("unknown keys everywhere");
+        assert_eq!((pop.list().len(), gateway.list().len()), (7, 4), "{pop}\n{gateway}");
+        for problem in pop.list().iter().chain(gateway.list()) {
+            let (_, keys) = problem.remedy.split_once("one of ").expect("no known key is near zzzzzz");
+            for key in keys.split(", ") {
+                let is_table = DOCUMENTATION.contains(&format!("[{}]", key.trim_matches('`')))
+                    || DOCUMENTATION.contains(&format!(".{}]", key.trim_matches('`')));
+                assert!(is_table || DOCUMENTATION.contains(&format!("| {key} |")), "{key} is not in docs/CONFIG.md");
+            }
+        }
     }
 
     #[test]
