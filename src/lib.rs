@@ -2,5 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod base;
+pub mod gateway;
+pub mod relay;
 pub mod ring;
 pub mod tls;
