@@ -6,3 +6,4 @@ pub mod gateway;
 pub mod relay;
 pub mod ring;
 pub mod tls;
+pub mod worker;
