@@ -3,4 +3,9 @@
 
 pub mod base;
 pub mod cli;
+pub mod gateway;
+pub mod relay;
+pub mod ring;
 pub mod server;
+pub mod tls;
+pub mod worker;

@@ -86,7 +86,7 @@ pub struct GatewayConfig {
     pub log: LogConfig,
 }
 
-/// Sizes of each worker: `[worker]`.
+/// Sizes and limits of each worker: `[worker]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WorkerConfig {
     /// Accepted connections at a time, more are refused: `clients_max`.
@@ -95,6 +95,12 @@ pub struct WorkerConfig {
     pub buffers: u16,
     /// Size of each: `buffer_bytes`.
     pub buffer_bytes: u32,
+    /// From accept to the end of the TLS handshake: `handshake_timeout`.
+    pub handshake_timeout: Duration,
+    /// From dial to the end of connect and TLS handshake: `connect_timeout`.
+    pub connect_timeout: Duration,
+    /// How long an accepted connection may carry nothing: `idle_timeout`.
+    pub idle_timeout: Duration,
 }
 
 /// An address for clients: `[[listen]]`.
@@ -112,10 +118,21 @@ pub struct Listener {
     pub proxy_protocol: bool,
     /// Whether X25519MLKEM768 is offered: `post_quantum`.
     pub post_quantum: bool,
-    /// From accept to the end of the TLS handshake: `handshake_timeout`.
-    pub handshake_timeout: Duration,
-    /// How long a connection may carry nothing: `idle_timeout`.
-    pub idle_timeout: Duration,
+}
+
+/// One socket of each worker: listeners with several addresses have several.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bind {
+    /// Index of the listener in the configuration.
+    pub listener: usize,
+    /// The address.
+    pub address: SocketAddr,
+    /// Connections the kernel may queue per worker before they are accepted.
+    pub backlog: u32,
+    /// Whether connections begin with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
+    /// The key that holds the address, for messages.
+    pub key: String,
 }
 
 /// The way to the gateways: `[backbone]`.
@@ -131,8 +148,6 @@ pub struct Backbone {
     pub heartbeat_interval: Duration,
     /// A trunk whose ping is not answered for this long is dead: `heartbeat_timeout`.
     pub heartbeat_timeout: Duration,
-    /// From dialling to the end of the TLS handshake: `dial_timeout`.
-    pub dial_timeout: Duration,
     /// Wait before the first redial: `backoff_min`.
     pub backoff_min: Duration,
     /// Longest wait between redials, at least `backoff_min`: `backoff_max`.
@@ -165,10 +180,6 @@ pub struct TrunkListener {
     pub identity: Identity,
     /// Who may vouch for a POP: `client_ca`.
     pub client_ca: Authorities,
-    /// From accept to the end of the TLS handshake: `handshake_timeout`.
-    pub handshake_timeout: Duration,
-    /// How long a trunk may carry nothing, heartbeats included: `idle_timeout`.
-    pub idle_timeout: Duration,
 }
 
 /// What a service does with a stream: `kind`.
@@ -189,8 +200,6 @@ pub struct Service {
     pub kind: ServiceKind,
     /// At least one, each once: `upstream`.
     pub upstreams: Vec<SocketAddr>,
-    /// How long connecting to an upstream may take: `connect_timeout`.
-    pub connect_timeout: Duration,
     /// From the whole request to the head of the response, `http` only: `response_timeout`.
     pub response_timeout: Duration,
     /// How long a stream may carry nothing in both directions: `idle_timeout`.
@@ -268,6 +277,22 @@ impl PopConfig {
         reader.problems.finish(config)
     }
 
+    /// The sockets each worker listens with, in the order of the configuration.
+    #[must_use]
+    pub fn binds(&self) -> Vec<Bind> {
+        let each = self.listeners.iter().enumerate();
+        each.flat_map(|(index, listener)| {
+            listener.addresses.iter().map(move |&address| Bind {
+                listener: index,
+                address,
+                backlog: listener.backlog,
+                proxy_protocol: listener.proxy_protocol,
+                key: format!("listen[{index}].address"),
+            })
+        })
+        .collect()
+    }
+
     /// The same configuration with its certificates, keys and authorities read again. The configuration file itself is
     /// not read again.
     ///
@@ -305,6 +330,19 @@ impl GatewayConfig {
         let mut reader = Reader { problems: Problems::new(file.to_path_buf()), file, here };
         let config = reader.document(text, Reader::gateway);
         reader.problems.finish(config)
+    }
+
+    /// The sockets each worker listens with, in the order of the configuration.
+    #[must_use]
+    pub fn binds(&self) -> Vec<Bind> {
+        let bind = |&address| Bind {
+            listener: 0,
+            address,
+            backlog: self.listener.backlog,
+            proxy_protocol: false,
+            key: "listen.address".to_owned(),
+        };
+        self.listener.addresses.iter().map(bind).collect()
     }
 
     /// The same configuration with its certificates, keys and authorities read again. The configuration file itself is
@@ -363,6 +401,18 @@ struct Reader<'r> {
     here: &'r Surroundings,
 }
 
+/// Defaults that differ between POP and gateway.
+struct Timeouts {
+    connect: Duration,
+    idle: Duration,
+}
+
+/// Trunks go far away and shake hands; clients may be silent for as long as a phone sleeps.
+const POP_TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(5), idle: Duration::from_secs(600) };
+
+/// Upstreams are near and speak plain TCP; a trunk without heartbeats is dead.
+const GATEWAY_TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(2), idle: Duration::from_secs(60) };
+
 /// What POP and gateway have in common.
 struct Common {
     id: Option<String>,
@@ -386,7 +436,7 @@ impl Reader<'_> {
     }
 
     fn pop(&mut self, mut root: Section<'_>) -> Option<PopConfig> {
-        let common = self.common(&mut root);
+        let common = self.common(&mut root, &POP_TIMEOUTS);
         let listeners = self.listeners(&mut root);
         let backbone = self.backbone(&mut root);
         let taken = listeners.iter().flatten().flat_map(|(_, addresses)| addresses);
@@ -406,7 +456,7 @@ impl Reader<'_> {
     }
 
     fn gateway(&mut self, mut root: Section<'_>) -> Option<GatewayConfig> {
-        let common = self.common(&mut root);
+        let common = self.common(&mut root, &GATEWAY_TIMEOUTS);
         let listener = self.trunk_listener(&mut root);
         let services = self.services(&mut root);
         let taken = listener.iter().flat_map(|(_, addresses)| addresses);
@@ -425,13 +475,13 @@ impl Reader<'_> {
         })
     }
 
-    fn common(&mut self, root: &mut Section<'_>) -> Common {
+    fn common(&mut self, root: &mut Section<'_>, timeouts: &Timeouts) -> Common {
         let id = self.name(root, "id", "write a name for this process, such as id = \"pop-1\"");
         let cores = self.cores(root);
         let worker_count = cores.as_ref().map_or(1, Vec::len);
         let problems = &mut self.problems;
         let drain_timeout = root.duration(problems, "drain_timeout", 25 * SECOND, Duration::ZERO..=HOUR);
-        let worker = self.worker(root, worker_count);
+        let worker = self.worker(root, worker_count, timeouts);
         Common { id: id.map(|id| id.value), cores, drain_timeout, worker, admin: self.admin(root), log: self.log(root) }
     }
 
@@ -486,18 +536,26 @@ impl Reader<'_> {
         Some(cores)
     }
 
-    fn worker(&mut self, root: &mut Section<'_>, worker_count: usize) -> WorkerConfig {
+    fn worker(&mut self, root: &mut Section<'_>, worker_count: usize, timeouts: &Timeouts) -> WorkerConfig {
         let share = self.here.descriptors.saturating_sub(DESCRIPTORS_RESERVED) / worker_count.max(1) as u64;
         let default = WorkerConfig {
             clients_max: share.clamp(64, CLIENTS_DEFAULT_MAX) as usize,
             buffers: 1024,
             buffer_bytes: 16 * 1024,
+            handshake_timeout: 10 * SECOND,
+            connect_timeout: timeouts.connect,
+            idle_timeout: timeouts.idle,
         };
         let problems = &mut self.problems;
         let Some(mut section) = root.table(problems, "worker") else { return default };
         let clients = section.number(problems, "clients_max", 1..=CLIENTS_LIMIT);
         let buffers = section.number(problems, "buffers", 16..=BUFFERS_LIMIT);
         let buffer_bytes = section.number(problems, "buffer_bytes", 1024..=1024 * 1024);
+        let wait = 10 * MILLISECOND..=5 * MINUTE;
+        let handshake_timeout =
+            section.duration(problems, "handshake_timeout", default.handshake_timeout, wait.clone());
+        let connect_timeout = section.duration(problems, "connect_timeout", default.connect_timeout, wait);
+        let idle_timeout = section.duration(problems, "idle_timeout", default.idle_timeout, SECOND..=DAY);
         if let Some(found) = clients.as_ref().filter(|found| found.value > share) {
             let what = format!("{} clients need more descriptors than this process may open", found.value);
             let remedy = format!("raise the limit (LimitNOFILE in systemd, ulimit -n), or use at most {share}");
@@ -514,6 +572,9 @@ impl Reader<'_> {
             buffer_bytes: buffer_bytes
                 .and_then(|found| u32::try_from(found.value).ok())
                 .unwrap_or(default.buffer_bytes),
+            handshake_timeout,
+            connect_timeout,
+            idle_timeout,
         }
     }
 
@@ -560,8 +621,6 @@ impl Reader<'_> {
         let backlog = backlog(&mut section, problems);
         let proxy_protocol = section.boolean(problems, "proxy_protocol", false);
         let post_quantum = section.boolean(problems, "post_quantum", false);
-        let handshake_timeout = handshake_timeout(&mut section, problems);
-        let idle_timeout = section.duration(problems, "idle_timeout", 10 * MINUTE, SECOND..=DAY);
         let tunnel = section.text(problems, "tunnel");
         let tunnel_named = tunnel.is_some();
         let tunnel = tunnel.and_then(|name| self.check_name(name)).map(|name| name.value);
@@ -574,8 +633,6 @@ impl Reader<'_> {
             tunnel: if tunnel_named { Some(tunnel?) } else { None },
             proxy_protocol,
             post_quantum,
-            handshake_timeout,
-            idle_timeout,
         };
         Some((listener, addresses))
     }
@@ -594,8 +651,6 @@ impl Reader<'_> {
         let problems = &mut self.problems;
         let addresses = section.addresses(problems, "address", AddressUse::Listen);
         let backlog = backlog(&mut section, problems);
-        let handshake_timeout = handshake_timeout(&mut section, problems);
-        let idle_timeout = section.duration(problems, "idle_timeout", MINUTE, SECOND..=DAY);
         section.close(problems);
         let (identity, client_ca, addresses) = (identity?, client_ca?, addresses?);
         let listener = TrunkListener {
@@ -603,8 +658,6 @@ impl Reader<'_> {
             backlog,
             identity,
             client_ca,
-            handshake_timeout,
-            idle_timeout,
         };
         Some((listener, addresses))
     }
@@ -625,7 +678,6 @@ impl Reader<'_> {
         let trunks = section.number(problems, "trunks_per_core", 1..=64);
         let heartbeat_interval = section.duration(problems, "heartbeat_interval", 5 * SECOND, 100 * MILLISECOND..=HOUR);
         let heartbeat_timeout = section.duration(problems, "heartbeat_timeout", 3 * SECOND, 100 * MILLISECOND..=HOUR);
-        let dial_timeout = section.duration(problems, "dial_timeout", 5 * SECOND, 100 * MILLISECOND..=MINUTE);
         let backoff_min = section.duration(problems, "backoff_min", 100 * MILLISECOND, 10 * MILLISECOND..=MINUTE);
         let backoff_max = section.duration(problems, "backoff_max", SECOND, 10 * MILLISECOND..=HOUR);
         let wait_for_trunk = section.duration(problems, "wait_for_trunk", 2 * SECOND, Duration::ZERO..=MINUTE);
@@ -640,7 +692,6 @@ impl Reader<'_> {
             trunks_per_core: trunks.map_or(2, |found| found.value as usize),
             heartbeat_interval,
             heartbeat_timeout,
-            dial_timeout,
             backoff_min,
             backoff_max,
             wait_for_trunk,
@@ -704,7 +755,6 @@ impl Reader<'_> {
         }
         let kind = section.choice(problems, "kind", None, &kinds);
         let upstreams = section.addresses(problems, "upstream", AddressUse::Connect);
-        let connect_timeout = section.duration(problems, "connect_timeout", 2 * SECOND, 10 * MILLISECOND..=MINUTE);
         let idle_timeout = section.duration(problems, "idle_timeout", 10 * MINUTE, SECOND..=DAY);
         if kind == Some(ServiceKind::Tunnel) {
             for key in ["response_timeout", "keepalive_max", "keepalive_timeout"] {
@@ -722,7 +772,6 @@ impl Reader<'_> {
             name: name?.value,
             kind: kind?,
             upstreams: upstreams?.into_iter().map(|address| address.value).collect(),
-            connect_timeout,
             response_timeout,
             idle_timeout,
             keepalive_max: keepalive_max.map_or(64, |found| found.value as usize),
@@ -762,10 +811,6 @@ impl Reader<'_> {
 fn backlog(section: &mut Section<'_>, problems: &mut Problems) -> u32 {
     let found = section.number(problems, "backlog", 1..=65_535);
     found.and_then(|found| u32::try_from(found.value).ok()).unwrap_or(4096)
-}
-
-fn handshake_timeout(section: &mut Section<'_>, problems: &mut Problems) -> Duration {
-    section.duration(problems, "handshake_timeout", 10 * SECOND, 100 * MILLISECOND..=5 * MINUTE)
 }
 
 /// Values that may stand once, and where they were first seen.
@@ -931,40 +976,49 @@ mod tests {
             .replace("id = ", "drain_timeout = \"7s\"\nid = ")
             .replace(
                 "address = \"127.0.0.1:8443\"",
-                "address = [\"127.0.0.1:8443\", \"[::1]:8443\"]\nbacklog = 9\nhandshake_timeout = \"3s\"\n\
-                 idle_timeout = \"1m\"\npost_quantum = true",
+                "address = [\"127.0.0.1:8443\", \"[::1]:8443\"]\nbacklog = 9\npost_quantum = true",
             )
             .replace(
                 "trunks_per_core = 2",
                 "trunks_per_core = 3\nheartbeat_interval = \"1s\"\nheartbeat_timeout = \"2s\"\n\
-                 dial_timeout = \"4s\"\nbackoff_min = \"200ms\"\nbackoff_max = \"9s\"\nwait_for_trunk = \"1s\"",
+                 backoff_min = \"200ms\"\nbackoff_max = \"9s\"\nwait_for_trunk = \"1s\"",
             )
             .replace("name = \"dc-a\"", "name = \"dc-a\"\nserver_name = \"gateway\"")
             + "\n[worker]\nclients_max = 5\nbuffers = 64\nbuffer_bytes = 4096\n\
+               handshake_timeout = \"3s\"\nconnect_timeout = \"4s\"\nidle_timeout = \"1m\"\n\
                [log]\nformat = \"json\"\nlevel = \"debug\"\n";
         let (pop, warnings) = fixture.pop(&text).expect("all of these exist");
         assert_eq!(warnings, vec![]);
         let listener = &pop.listeners[0];
         assert_eq!((listener.addresses.len(), listener.backlog, listener.post_quantum), (2, 9, true));
-        assert_eq!((listener.handshake_timeout, listener.idle_timeout), (3 * SECOND, MINUTE));
-        assert_eq!(pop.worker, WorkerConfig { clients_max: 5, buffers: 64, buffer_bytes: 4096 });
+        let worker = WorkerConfig {
+            clients_max: 5,
+            buffers: 64,
+            buffer_bytes: 4096,
+            handshake_timeout: 3 * SECOND,
+            connect_timeout: 4 * SECOND,
+            idle_timeout: MINUTE,
+        };
+        assert_eq!(pop.worker, worker);
+        let keys: Vec<(usize, String)> = pop.binds().into_iter().map(|bind| (bind.listener, bind.key)).collect();
+        assert_eq!(keys, [(0, "listen[0].address".to_owned()), (0, "listen[0].address".to_owned())]);
         assert_eq!(pop.drain_timeout, 7 * SECOND);
         let backbone = &pop.backbone;
         assert_eq!((backbone.trunks_per_core, backbone.wait_for_trunk), (3, SECOND));
         assert_eq!((backbone.heartbeat_interval, backbone.heartbeat_timeout), (SECOND, 2 * SECOND));
         assert_eq!((backbone.backoff_min, backbone.backoff_max), (200 * MILLISECOND, 9 * SECOND));
-        assert_eq!((backbone.dial_timeout, backbone.gateways[0].server_name.as_str()), (4 * SECOND, "gateway"));
+        assert_eq!(backbone.gateways[0].server_name, "gateway");
         assert_eq!(pop.log, LogConfig { format: LogFormat::Json, level: tracing::Level::DEBUG });
 
         let text = GATEWAY.replace(
             "kind = \"http\"",
-            "kind = \"http\"\nconnect_timeout = \"1s\"\nresponse_timeout = \"5s\"\nidle_timeout = \"6s\"\n\
+            "kind = \"http\"\nresponse_timeout = \"5s\"\nidle_timeout = \"6s\"\n\
              keepalive_max = 0\nkeepalive_timeout = \"7s\"",
         );
         let (gateway, _) = fixture.gateway(&text).expect("all of these exist");
         let service = &gateway.services[1];
-        assert_eq!((service.connect_timeout, service.response_timeout), (SECOND, 5 * SECOND));
-        assert_eq!((service.idle_timeout, service.keepalive_timeout), (6 * SECOND, 7 * SECOND));
+        assert_eq!((service.response_timeout, service.idle_timeout), (5 * SECOND, 6 * SECOND));
+        assert_eq!(service.keepalive_timeout, 7 * SECOND);
         assert_eq!(service.keepalive_max, 0);
     }
 
@@ -1040,7 +1094,7 @@ mod tests {
             ("cores = [0]", "cores = [-1]", "cores", "is an array, not whole numbers"),
             ("proxy_protocol = false", "proxy_protocol = 0", "listen[0].proxy_protocol", "not true or false"),
             ("trunks_per_core = 2", "trunks_per_core = 2.5", "backbone.trunks_per_core", "is a float, not a whole"),
-            ("trunks_per_core = 2", "dial_timeout = 5", "backbone.dial_timeout", "not a duration"),
+            ("trunks_per_core = 2", "heartbeat_timeout = 5", "backbone.heartbeat_timeout", "not a duration"),
             ("address = \"127.0.0.1:9901\"", "address = 9901", "admin.address", "is an integer, not text"),
             ("[[backbone.gateway]]", "[backbone.gateway]", "backbone.gateway", "is a table, not a list of tables"),
         ];
@@ -1114,10 +1168,10 @@ mod tests {
             let problem = fixture.pop_mistake(trunks, &format!("trunks_per_core = {huge}"));
             says(&problem, key, "out of range", "use 1 to 64");
         }
-        let problem = fixture.pop_mistake(trunks, "dial_timeout = \"0s\"");
-        says(&problem, "backbone.dial_timeout", "out of range", "use 100ms to 1m");
-        let problem = fixture.pop_mistake(trunks, "dial_timeout = \"5\"");
-        says(&problem, "backbone.dial_timeout", "is not a duration", "\"5s\"");
+        let problem = fixture.pop_mistake(trunks, "heartbeat_timeout = \"0s\"");
+        says(&problem, "backbone.heartbeat_timeout", "out of range", "use 100ms to 1h");
+        let problem = fixture.pop_mistake(trunks, "heartbeat_timeout = \"5\"");
+        says(&problem, "backbone.heartbeat_timeout", "is not a duration", "\"5s\"");
         let problem = fixture.pop_mistake(trunks, "backoff_min = \"2s\"");
         says(&problem, "backbone.backoff_max", "less than backoff_min", "raise");
         let problem = fixture.pop_mistake("[admin]", "[worker]\nbuffers = 100\n[admin]");

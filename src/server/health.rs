@@ -1,36 +1,22 @@
 //! Whether the process works and should be sent clients, from what its workers publish.
 //!
-//! Owns the published figures of every worker and two flags of the process. Workers write without waiting; only the
-//! slow thread reads. Invariant: a worker that stops beating is found within [`LIVE_WITHIN`], whatever it is stuck in.
+//! Owns what was last seen of every worker, and two flags of the process. Only reads what workers share, and asks
+//! nothing of them. Invariant: a worker whose loop stands still is found within [`LIVE_WITHIN`], whatever it is stuck in:
+//! a worker counts its passes and publishes them several times a second, also when idle.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::base::counters::{Counters, DESCRIPTIONS, Published};
+use crate::base::counters::{DESCRIPTIONS, Published};
+use crate::worker::Shared;
 
 use super::admin::State;
-use super::metrics::{self, Identification};
+use super::metrics::{self, Identification, WorkerFigures};
 use super::process::ProcessFigures;
 
-/// A worker that has not published for this long is stuck. Workers publish at least once a second, also when idle.
+/// A worker that has not passed through its loop for this long is stuck.
 pub const LIVE_WITHIN: Duration = Duration::from_secs(5);
-
-/// What one worker tells the slow thread.
-#[derive(Debug, Default)]
-pub struct Vitals {
-    published: Published,
-    /// Written by the worker alone; only that it changes means something.
-    beats: AtomicU64,
-}
-
-impl Vitals {
-    /// Publishes the worker's figures. To be called by that worker at least once a second.
-    pub fn publish(&self, counters: &Counters) {
-        self.published.publish(counters);
-        self.beats.store(self.beats.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    }
-}
 
 /// What the process is, which decides what being ready asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,48 +37,49 @@ pub struct Flags {
 }
 
 /// The health of the process, as the admin address tells it.
-#[derive(Debug)]
 pub struct Health {
     role: ProcessRole,
     identification: Identification,
     flags: Arc<Flags>,
+    shared: Arc<Shared>,
     workers: Vec<Watched>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Watched {
-    vitals: Arc<Vitals>,
-    beats_seen: u64,
-    /// When the beats were last seen to change.
+    passes_seen: u64,
+    /// When the passes were last seen to change.
     heard: Instant,
 }
 
 impl Health {
-    /// Watches `workers`, which count as heard of at `now`.
+    /// Watches the workers, which count as heard of at `now`.
     #[must_use]
-    pub fn new(role: ProcessRole, id: &str, flags: Arc<Flags>, workers: &[Arc<Vitals>], now: Instant) -> Health {
+    pub fn new(role: ProcessRole, id: &str, flags: Arc<Flags>, shared: Arc<Shared>, now: Instant) -> Health {
         let name = match role {
             ProcessRole::Pop => "pop",
             ProcessRole::Gateway => "gateway",
         };
-        let watch = |vitals: &Arc<Vitals>| Watched { vitals: Arc::clone(vitals), beats_seen: 0, heard: now };
-        Health {
-            role,
-            identification: Identification { role: name, id: id.to_owned(), started: SystemTime::now() },
-            flags,
-            workers: workers.iter().map(watch).collect(),
-        }
+        let workers = vec![Watched { passes_seen: 0, heard: now }; shared.published.len()];
+        let identification = Identification { role: name, id: id.to_owned(), started: SystemTime::now() };
+        Health { role, identification, flags, shared, workers }
     }
 
-    /// Looks which workers have published since the last call. To be called some times a second.
+    /// Looks which workers have passed through their loop since the last call. To be called some times a second.
     pub fn observe(&mut self, now: Instant) {
-        for worker in &mut self.workers {
-            let beats = worker.vitals.beats.load(Ordering::Relaxed);
-            if beats != worker.beats_seen {
-                worker.beats_seen = beats;
+        for (worker, published) in self.workers.iter_mut().zip(&self.shared.published) {
+            let passes = figure(&published.read(), "passes");
+            if passes != worker.passes_seen {
+                worker.passes_seen = passes;
                 worker.heard = now;
             }
         }
+    }
+
+    /// What the workers share.
+    #[must_use]
+    pub fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// The health as it is at `now`.
@@ -102,8 +89,13 @@ impl Health {
     }
 }
 
+fn figure(figures: &WorkerFigures, name: &str) -> u64 {
+    let index = DESCRIPTIONS.iter().position(|described| described.name == name);
+    figures[index.expect("`passes` and `trunks_ready` are among the counters; tests here read both")]
+}
+
 /// The health at one moment: what the admin pages are made from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct HealthAt<'h> {
     health: &'h Health,
     now: Instant,
@@ -130,10 +122,8 @@ impl State for HealthAt<'_> {
         }
         self.live()?;
         if self.health.role == ProcessRole::Pop {
-            let trunks_ready = DESCRIPTIONS.iter().position(|described| described.name == "trunks_ready");
-            let trunks_ready = trunks_ready.expect("the counter is one of those described; a test says so");
-            for (index, worker) in self.health.workers.iter().enumerate() {
-                if worker.vitals.published.read()[trunks_ready] == 0 {
+            for (index, published) in self.health.shared.published.iter().enumerate() {
+                if figure(&published.read(), "trunks_ready") == 0 {
                     return Err(format!("no trunk is up on worker {index}"));
                 }
             }
@@ -142,7 +132,7 @@ impl State for HealthAt<'_> {
     }
 
     fn metrics(&self) -> String {
-        let figures: Vec<_> = self.health.workers.iter().map(|worker| worker.vitals.published.read()).collect();
+        let figures: Vec<_> = self.health.shared.published.iter().map(Published::read).collect();
         let process = ProcessFigures::read().ok();
         metrics::render(&self.health.identification, &figures, process.as_ref())
     }
@@ -151,35 +141,34 @@ impl State for HealthAt<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::counters::Counters;
 
-    fn health(role: ProcessRole) -> (Health, Vec<Arc<Vitals>>, Arc<Flags>, Instant) {
-        let vitals = vec![Arc::new(Vitals::default()), Arc::new(Vitals::default())];
-        let flags = Arc::new(Flags::default());
-        let now = Instant::now();
-        (Health::new(role, "a", Arc::clone(&flags), &vitals, now), vitals, flags, now)
+    fn health(role: ProcessRole) -> (Health, Arc<Shared>, Arc<Flags>, Instant) {
+        let (shared, flags, now) = (Arc::new(Shared::new(2)), Arc::new(Flags::default()), Instant::now());
+        (Health::new(role, "a", Arc::clone(&flags), Arc::clone(&shared), now), shared, flags, now)
     }
 
     #[test]
     fn a_silent_worker_is_found_and_forgiven() {
-        let (mut health, vitals, _, start) = health(ProcessRole::Gateway);
+        let (mut health, shared, _, start) = health(ProcessRole::Gateway);
         let late = start + LIVE_WITHIN + Duration::from_secs(1);
         assert_eq!(health.at(start + LIVE_WITHIN).live(), Ok(()));
-        vitals[0].publish(&Counters::default());
+        shared.published[0].publish(&Counters { passes: 1, ..Counters::default() });
         health.observe(late);
         assert_eq!(health.at(late).live(), Err("worker 1 has been silent for 6 s".to_owned()));
-        vitals[1].publish(&Counters::default());
+        shared.published[1].publish(&Counters { passes: 1, ..Counters::default() });
         health.observe(late);
         assert_eq!(health.at(late).live(), Ok(()));
     }
 
     #[test]
     fn a_pop_is_ready_with_a_trunk_on_every_worker_until_it_drains() {
-        let (health, vitals, flags, now) = health(ProcessRole::Pop);
+        let (health, shared, flags, now) = health(ProcessRole::Pop);
         assert_eq!(health.at(now).ready(), Err("not listening yet".to_owned()));
         flags.listening.store(true, Ordering::Relaxed);
-        vitals[0].publish(&Counters { trunks_ready: 1, ..Counters::default() });
+        shared.published[0].publish(&Counters { trunks_ready: 1, ..Counters::default() });
         assert_eq!(health.at(now).ready(), Err("no trunk is up on worker 1".to_owned()));
-        vitals[1].publish(&Counters { trunks_ready: 1, ..Counters::default() });
+        shared.published[1].publish(&Counters { trunks_ready: 1, ..Counters::default() });
         assert_eq!(health.at(now).ready(), Ok(()));
         flags.draining.store(true, Ordering::Relaxed);
         assert_eq!(health.at(now).ready(), Err("draining".to_owned()));

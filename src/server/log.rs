@@ -1,13 +1,12 @@
-//! The log: lines of the workers, carried to the slow thread by bounded queues and written there as `tracing` events.
+//! The log: lines of the workers, taken from their bounded queue by the slow thread and written as `tracing` events.
 //!
-//! Owns one queue per worker, so that workers share no cache line, and the limit on repetition. Never waits for a
-//! worker or makes one wait: a full queue drops the line, and the worker counts it. Invariant: what can be written is
+//! Owns the limit on repetition and the form of the lines. Never makes a worker wait: what finds the queue full is
+//! dropped and counted by the worker. Invariant: what can be written is
 //! what a [`LogLine`] can hold, fixed words, ids and codes, never payload, keys or tickets; and a kind of line is
 //! written at most [`BURST_LINES`] times per [`WINDOW`], so that an attack cannot fill a disk.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
@@ -19,71 +18,44 @@ use crate::base::wire::LogLine;
 
 use super::config::{LogConfig, LogFormat};
 
-/// Lines a worker may be ahead of the slow thread: 64 KiB of memory per worker, and more than a pass of the loop makes.
-pub const QUEUE_LINES: usize = 1024;
-
 /// Lines of one kind (the same words) written per [`WINDOW`]; the rest is counted and told in one line.
 pub const BURST_LINES: u32 = 20;
 
 /// See [`BURST_LINES`].
 pub const WINDOW: Duration = Duration::from_secs(10);
 
-/// Lines taken from one queue per turn: the slow thread has other work.
-const LINES_PER_TURN: usize = QUEUE_LINES;
+/// Lines taken per turn: the slow thread has other work.
+const LINES_PER_TURN: usize = 4096;
 
 /// Environment variable that goes before `log.level`: a level, or filters of `tracing-subscriber`.
 pub const LEVEL_VARIABLE: &str = "TRUNKLINE_LOG";
 
-/// A worker's end of its queue.
-#[derive(Clone, Debug)]
-pub struct LogSender {
-    queue: Arc<ArrayQueue<LogLine>>,
-}
+/// The queue of lines that all workers share with the slow thread, with the worker's index.
+pub type LogQueue = ArrayQueue<(usize, LogLine)>;
 
-impl LogSender {
-    /// Hands over a line without waiting; false when it was dropped because the queue is full, which the worker counts
-    /// in `log_lines_dropped`.
-    #[must_use]
-    pub fn send(&self, line: LogLine) -> bool {
-        self.queue.push(line).is_ok()
-    }
-}
-
-/// The slow thread's end of all queues.
-#[derive(Debug)]
-pub struct LogDrain {
-    queues: Vec<Arc<ArrayQueue<LogLine>>>,
+/// Writes the lines of the workers. Of the slow thread alone.
+#[derive(Debug, Default)]
+pub struct LogWriter {
     limiter: Limiter,
 }
 
-/// A queue per worker: the ends of the workers, in their order, and the end of the slow thread.
-#[must_use]
-pub fn queues(worker_count: usize) -> (Vec<LogSender>, LogDrain) {
-    let queues: Vec<_> = (0..worker_count).map(|_| Arc::new(ArrayQueue::new(QUEUE_LINES))).collect();
-    let senders = queues.iter().map(|queue| LogSender { queue: Arc::clone(queue) }).collect();
-    (senders, LogDrain { queues, limiter: Limiter::default() })
-}
-
-impl LogDrain {
-    /// Writes what the workers sent since the last call. To be called some times a second, and once more at the end.
-    /// Returns how many lines were taken.
-    pub fn drain(&mut self, now: Instant) -> usize {
+impl LogWriter {
+    /// Writes what waits in `queue`. To be called some times a second. Returns how many lines were taken.
+    pub fn drain(&mut self, now: Instant, queue: &LogQueue) -> usize {
         let mut taken = 0;
-        for (worker, queue) in self.queues.iter().enumerate() {
-            for line in std::iter::from_fn(|| queue.pop()).take(LINES_PER_TURN) {
-                taken += 1;
-                if self.limiter.admit(now, (line.what, line.detail)) {
-                    emit(worker, &line);
-                }
+        for (worker, line) in std::iter::from_fn(|| queue.pop()).take(LINES_PER_TURN) {
+            taken += 1;
+            if self.limiter.admit(now, (line.what, line.detail)) {
+                emit(worker, &line);
             }
         }
         self.limiter.close_windows(now, emit_suppressed);
         taken
     }
 
-    /// Tells what was held back by the limit and not told yet: for the end of the process.
-    pub fn finish(&mut self, now: Instant) {
-        self.drain(now);
+    /// Writes what is left when the workers have ended, and tells what the limit held back.
+    pub fn finish(&mut self, now: Instant, queue: &LogQueue) {
+        while self.drain(now, queue) > 0 {}
         self.limiter.close_windows(now + WINDOW, emit_suppressed);
     }
 }
@@ -198,7 +170,7 @@ where
 mod tests {
     use super::*;
     use std::io;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -240,15 +212,15 @@ mod tests {
 
     #[test]
     fn lines_carry_their_fields_in_both_formats() {
-        let (senders, mut drain) = queues(2);
-        assert!(senders[1].send(line("link lost")));
-        let text = written(LogFormat::Text, None, || assert_eq!(drain.drain(Instant::now()), 1));
+        let (queue, mut writer) = (LogQueue::new(8), LogWriter::default());
+        assert!(queue.push((1, line("link lost"))).is_ok());
+        let text = written(LogFormat::Text, None, || assert_eq!(writer.drain(Instant::now(), &queue), 1));
         for field in ["INFO", "link lost", "worker=1", "link=3.9", "peer=192.0.2.1:5", "code=104", "detail=\"receive\""]
         {
             assert!(text.contains(field), "{field}: {text}");
         }
-        assert!(senders[0].send(line("link lost")) && senders[0].send(bare("started")));
-        let text = written(LogFormat::Json, None, || assert_eq!(drain.drain(Instant::now()), 2));
+        assert!(queue.push((0, line("link lost"))).is_ok() && queue.push((0, bare("started"))).is_ok());
+        let text = written(LogFormat::Json, None, || assert_eq!(writer.drain(Instant::now(), &queue), 2));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2, "{text}");
         for field in [
@@ -266,47 +238,38 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_drops_and_says_so() {
-        let (senders, mut drain) = queues(1);
-        let kept = (0..QUEUE_LINES + 5).filter(|_| senders[0].send(bare("x"))).count();
-        assert_eq!(kept, QUEUE_LINES);
-        assert_eq!(drain.drain(Instant::now()), QUEUE_LINES);
-        assert!(senders[0].send(bare("x")));
-    }
-
-    #[test]
     fn repetition_is_limited_and_told() {
-        let (senders, mut drain) = queues(1);
+        let (queue, mut writer) = (LogQueue::new(200), LogWriter::default());
         let start = Instant::now();
         let count = |text: &str, word: &str| text.lines().filter(|line| line.contains(word)).count();
         for _ in 0..100 {
-            assert!(senders[0].send(bare("flood")));
+            assert!(queue.push((0, bare("flood"))).is_ok());
         }
-        assert!(senders[0].send(bare("rare")));
-        let text = written(LogFormat::Text, None, || assert_eq!(drain.drain(start), 101));
+        assert!(queue.push((0, bare("rare"))).is_ok());
+        let text = written(LogFormat::Text, None, || assert_eq!(writer.drain(start, &queue), 101));
         assert_eq!((count(&text, "flood"), count(&text, "rare")), (BURST_LINES as usize, 1), "{text}");
-        let text = written(LogFormat::Text, None, || assert_eq!(drain.drain(start + WINDOW), 0));
+        let text = written(LogFormat::Text, None, || assert_eq!(writer.drain(start + WINDOW, &queue), 0));
         assert!(text.contains("suppressed=80") && count(&text, "flood") == 1, "{text}");
-        assert!(senders[0].send(bare("flood")));
-        let text = written(LogFormat::Text, None, || assert_eq!(drain.drain(start + WINDOW), 1));
+        assert!(queue.push((0, bare("flood"))).is_ok());
+        let text = written(LogFormat::Text, None, || assert_eq!(writer.drain(start + WINDOW, &queue), 1));
         assert_eq!(count(&text, "flood"), 1, "a new window begins");
     }
 
     #[test]
     fn what_was_held_back_is_told_at_the_end() {
-        let (senders, mut drain) = queues(1);
+        let (queue, mut writer) = (LogQueue::new(200), LogWriter::default());
         for _ in 0..30 {
-            assert!(senders[0].send(bare("flood")));
+            assert!(queue.push((0, bare("flood"))).is_ok());
         }
-        let text = written(LogFormat::Text, None, || drain.finish(Instant::now()));
+        let text = written(LogFormat::Text, None, || writer.finish(Instant::now(), &queue));
         assert!(text.contains("suppressed=10"), "{text}");
     }
 
     #[test]
     fn the_environment_goes_before_the_configuration() {
-        let (senders, mut drain) = queues(1);
-        assert!(senders[0].send(bare("x")));
-        let text = written(LogFormat::Text, Some("error"), || assert_eq!(drain.drain(Instant::now()), 1));
+        let (queue, mut writer) = (LogQueue::new(200), LogWriter::default());
+        assert!(queue.push((0, bare("x"))).is_ok());
+        let text = written(LogFormat::Text, Some("error"), || assert_eq!(writer.drain(Instant::now(), &queue), 1));
         assert_eq!(text, "");
         let wrong = subscriber(&LogConfig::default(), Some("trunkline=loud"), io::sink).map(|_| ());
         assert!(wrong.expect_err("no such level").to_string().contains(LEVEL_VARIABLE));

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod certificates;
 pub mod config;
 pub mod health;
+pub mod listen;
 pub mod log;
 pub mod metrics;
 pub mod problems;

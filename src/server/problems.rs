@@ -119,6 +119,11 @@ impl Problems {
         self.add(Severity::Warning, place, what.into(), remedy.into());
     }
 
+    /// Adds a problem that was made elsewhere.
+    pub fn push(&mut self, problem: Problem) {
+        self.list.push(problem);
+    }
+
     /// Everything found, in the order of the lines; what has no line comes first.
     #[must_use]
     pub fn list(&self) -> &[Problem] {

@@ -11,7 +11,7 @@ use mio::{Events, Poll, Token};
 
 use super::admin::Admin;
 use super::health::Health;
-use super::log::LogDrain;
+use super::log::LogWriter;
 use super::signals::{Asked, Signals};
 
 const SIGNALS: Token = Token(0);
@@ -21,13 +21,12 @@ const ADMIN_FIRST_TOKEN: usize = 1;
 pub const TURN_MAX: Duration = Duration::from_millis(100);
 
 /// The slow thread's poll, and what it serves.
-#[derive(Debug)]
 pub struct SlowThread {
     poll: Poll,
     events: Events,
     signals: Signals,
     admin: Option<Admin>,
-    log: LogDrain,
+    log: LogWriter,
     health: Health,
 }
 
@@ -36,11 +35,11 @@ impl SlowThread {
     ///
     /// # Errors
     /// Those of epoll_create(2) and of [`Signals::install`].
-    pub fn new(log: LogDrain, health: Health) -> io::Result<SlowThread> {
+    pub fn new(health: Health) -> io::Result<SlowThread> {
         let poll = Poll::new()?;
         let signals = Signals::install(poll.registry(), SIGNALS)?;
         let events = Events::with_capacity(2 * Admin::TOKENS);
-        Ok(SlowThread { poll, events, signals, admin: None, log, health })
+        Ok(SlowThread { poll, events, signals, admin: None, log: LogWriter::default(), health })
     }
 
     /// Opens the admin address, and tells where it is.
@@ -72,29 +71,29 @@ impl SlowThread {
             }
             admin.tick(self.poll.registry(), now, &state);
         }
-        self.log.drain(now);
+        self.log.drain(now, &self.health.shared().logs);
         Ok(self.signals.pending())
     }
 
     /// Writes the last lines of the log. The workers have ended.
     pub fn finish(mut self) {
-        self.log.finish(Instant::now());
+        self.log.finish(Instant::now(), &self.health.shared().logs);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::health::{Flags, ProcessRole, Vitals};
-    use crate::server::log;
+    use crate::server::health::{Flags, ProcessRole};
+    use crate::worker::Shared;
     use std::io::{Read as _, Write as _};
     use std::sync::Arc;
 
     #[test]
     fn a_turn_serves_the_admin_address() {
-        let vitals = [Arc::new(Vitals::default())];
-        let health = Health::new(ProcessRole::Gateway, "a", Arc::new(Flags::default()), &vitals, Instant::now());
-        let mut slow = SlowThread::new(log::queues(1).1, health).expect("a poll and handlers");
+        let (flags, shared) = (Arc::new(Flags::default()), Arc::new(Shared::new(1)));
+        let health = Health::new(ProcessRole::Gateway, "a", flags, shared, Instant::now());
+        let mut slow = SlowThread::new(health).expect("a poll and handlers");
         let address = slow.listen("127.0.0.1:0".parse().expect("an address")).expect("loopback has a free port");
         let client = std::thread::spawn(move || {
             let mut client = std::net::TcpStream::connect(address).expect("it listens");

@@ -1,0 +1,84 @@
+//! The door to the kernel: io_uring behind a small trait.
+//!
+//! Owns descriptors' operations and the memory lent to them. Knows neither TLS nor MMTP nor roles.
+//! Invariant: memory named in an operation stays where it is until the *final* completion of that operation.
+
+mod op;
+mod setup;
+mod sockets;
+#[allow(unsafe_code)] // the one place: see the module's contract
+mod sys;
+mod uring;
+
+pub use op::{Completion, Errno, Fd, Kind, Outcome, Token};
+pub use setup::{RingError, RingSettings};
+pub use sockets::{BindError, Listener, ListenerSettings, listen};
+pub use sys::Waker;
+pub use uring::{Lease, Uring};
+
+use std::net::SocketAddr;
+
+use crate::base::slab::Key;
+use crate::base::time::Time;
+
+/// What a worker asks of the kernel. Implemented by [`Uring`], and by simulations.
+///
+/// Contract of ownership: what is submitted is lent. A slot that has an operation out must not be reused for another
+/// descriptor until the operation's final completion was reaped; per slot at most one receive, one send, one connect
+/// and one shutdown are out at a time.
+pub trait Ring {
+    /// A receive buffer on loan.
+    type Lease;
+
+    /// The time of the last [`Ring::wait`].
+    fn now(&self) -> Time;
+
+    /// Submits everything asked for since the last call, waits for a completion or for `until` (forever if `None`), and
+    /// appends all completions at hand.
+    ///
+    /// # Errors
+    /// When the ring itself cannot go on; nothing about single operations.
+    fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion<Self::Lease>>) -> Result<(), RingError>;
+
+    /// Accepts connections until told otherwise.
+    fn accept(&mut self, listener: Fd, key: Key);
+
+    /// Receives until told otherwise.
+    fn receive(&mut self, fd: Fd, key: Key);
+
+    /// Asks the receive of this slot to end. Its final completion follows.
+    fn stop_receiving(&mut self, key: Key);
+
+    /// Sends `bytes[from..]`, whole unless the connection breaks.
+    fn send(&mut self, fd: Fd, key: Key, bytes: Vec<u8>, from: usize);
+
+    /// Makes a socket and starts to connect it.
+    ///
+    /// # Errors
+    /// When the socket cannot be made; then no completion follows.
+    fn connect(&mut self, key: Key, address: SocketAddr) -> Result<Fd, Errno>;
+
+    /// Ends the sending direction.
+    fn shut_down(&mut self, fd: Fd, key: Key);
+
+    /// Asks everything that is out on the descriptor to end. Final completions follow.
+    fn cancel(&mut self, fd: Fd);
+
+    /// Closes the descriptor. Nothing may be out on it. With `reset` the peer is told at once that what was in flight is lost.
+    fn close(&mut self, fd: Fd, reset: bool);
+
+    /// Address of the other end, if the socket still has one.
+    fn peer(&self, fd: Fd) -> Option<SocketAddr>;
+
+    /// The bytes received into a buffer.
+    fn bytes<'a>(&'a mut self, lease: &'a mut Self::Lease) -> &'a mut [u8];
+
+    /// Gives a buffer back to the kernel.
+    fn give_back(&mut self, lease: Self::Lease);
+
+    /// Buffers the kernel has at hand.
+    fn buffers_free(&self) -> usize;
+
+    /// Buffers there are.
+    fn buffers_total(&self) -> usize;
+}

@@ -1,0 +1,412 @@
+//! The real ring: one submit-and-wait per pass, completions as [`Outcome`]s.
+//!
+//! Owns the queue and the clock. Never touches memory the kernel holds; `sys.rs` does the lending.
+
+use std::net::SocketAddr;
+use std::os::fd::IntoRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use super::op::{Completion, Errno, Fd, Kind, Outcome, Token};
+use super::setup::{RingError, RingSettings};
+use super::sys::{self, Queue, Raw, Waker};
+use super::{Ring, sockets};
+use crate::base::slab::Key;
+use crate::base::time::Time;
+
+pub use super::sys::Lease;
+
+const NOBODY: Key = Key { index: u32::MAX, generation: 0 };
+
+/// The ring of one worker. Must be made and used on that worker's thread.
+pub struct Uring {
+    queue: Queue,
+    waker: Waker,
+    origin: Instant,
+    now: Time,
+}
+
+impl Uring {
+    /// Sets a ring up and proves by a real exchange over a socket pair that the kernel lets us work: submission,
+    /// multishot receive and provided buffers. `origin` is the zero of [`Time`]; workers of a process share it.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the error says why and what to do.
+    pub fn new(settings: &RingSettings, origin: Instant) -> Result<Uring, RingError> {
+        let queue = Queue::new(settings).map_err(|(step, error)| RingError::refused(step, error))?;
+        let waker = Waker::new().map_err(|error| RingError::refused("eventfd", error))?;
+        let mut ring = Uring { queue, waker, origin, now: Time::ZERO };
+        ring.prove()?;
+        ring.queue.push_poll(ring.waker.fd(), NOBODY);
+        ring.tick();
+        Ok(ring)
+    }
+
+    /// A handle by which other threads wake this ring's worker.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn tick(&mut self) {
+        let nanos = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.now = Time::from_nanos(nanos);
+    }
+
+    fn prove(&mut self) -> Result<(), RingError> {
+        let refused = |error: std::io::Error| RingError::refused("trial exchange", error);
+        let (near, far) = UnixStream::pair().map_err(refused)?;
+        let (near, far) = (Fd(near.into_raw_fd()), Fd(far.into_raw_fd()));
+        let key = Key { index: 0, generation: 0 };
+        self.queue.push_nop(key);
+        self.queue.push_receive(near, key);
+        self.queue.push_send(far, key, b"trunkline".to_vec(), 0);
+        let (mut received, mut ended) = (Vec::new(), None);
+        let mut closing = false;
+        for _ in 0..100 {
+            self.queue.enter(Some(Duration::from_millis(20))).map_err(refused)?;
+            while let Some(raw) = self.queue.reap() {
+                if let Some(mut lease) = raw.lease {
+                    received.extend_from_slice(self.queue.bytes(&mut lease));
+                    self.queue.give_back(lease);
+                }
+                if raw.token.kind() == Kind::Receive && !raw.more {
+                    ended = Some(raw.result);
+                }
+            }
+            if ended.is_some() {
+                break;
+            }
+            if !received.is_empty() && !closing {
+                closing = true;
+                self.queue.push_close(far, NOBODY);
+            }
+        }
+        sys::close_now(near);
+        if !closing {
+            sys::close_now(far);
+        }
+        match ended {
+            Some(0) if received == b"trunkline" => Ok(()),
+            Some(result) if result < 0 => Err(refused(std::io::Error::from_raw_os_error(-result))),
+            _ => Err(refused(std::io::Error::from_raw_os_error(libc::EINVAL))),
+        }
+    }
+
+    fn translate(&mut self, raw: Raw) -> Option<Completion<Lease>> {
+        let Raw { token, result, more, lease, bytes } = raw;
+        let number = usize::try_from(result).map_err(|_| Errno(-result));
+        let outcome = match token.kind() {
+            Kind::Accept => Outcome::Accepted { result: number.map(|_| Fd(result)), more },
+            Kind::Receive => {
+                if let Some(lease) = lease {
+                    if result > 0 {
+                        return Some(Completion {
+                            token,
+                            outcome: Outcome::Received { result: Ok(Some(lease)), more },
+                        });
+                    }
+                    self.queue.give_back(lease);
+                }
+                // A final completion of a multishot without bytes: the end, or why it stopped.
+                Outcome::Received { result: number.map(|_| None), more }
+            }
+            Kind::Send => {
+                let bytes = bytes.expect("a send's bytes are held until its only completion");
+                Outcome::Sent { bytes, result: number }
+            }
+            Kind::Connect => Outcome::Connected(number.map(|_| ())),
+            Kind::Shut => Outcome::Shut,
+            Kind::Wake => {
+                self.waker.clear();
+                if !more {
+                    self.queue.push_poll(self.waker.fd(), NOBODY);
+                }
+                Outcome::Woken
+            }
+            Kind::Unwatched => return None,
+        };
+        Some(Completion { token, outcome })
+    }
+}
+
+impl Ring for Uring {
+    type Lease = Lease;
+
+    fn now(&self) -> Time {
+        self.now
+    }
+
+    fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion<Lease>>) -> Result<(), RingError> {
+        let timeout = until.map(|until| {
+            self.tick();
+            until.since(self.now)
+        });
+        self.queue.enter(timeout).map_err(|error| RingError::Broken(error.into()))?;
+        self.tick();
+        while let Some(raw) = self.queue.reap() {
+            if let Some(completion) = self.translate(raw) {
+                completions.push(completion);
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: Fd, key: Key) {
+        self.queue.push_accept(listener, key);
+    }
+
+    fn receive(&mut self, fd: Fd, key: Key) {
+        self.queue.push_receive(fd, key);
+    }
+
+    fn stop_receiving(&mut self, key: Key) {
+        self.queue.push_cancel(Token::new(Kind::Receive, key));
+    }
+
+    fn send(&mut self, fd: Fd, key: Key, bytes: Vec<u8>, from: usize) {
+        self.queue.push_send(fd, key, bytes, from);
+    }
+
+    fn connect(&mut self, key: Key, address: SocketAddr) -> Result<Fd, Errno> {
+        let socket = sockets::dialler(address)?;
+        let fd = Fd(socket.into_raw_fd());
+        self.queue.push_connect(fd, key, address.into());
+        Ok(fd)
+    }
+
+    fn shut_down(&mut self, fd: Fd, key: Key) {
+        self.queue.push_shutdown(fd, key);
+    }
+
+    fn cancel(&mut self, fd: Fd) {
+        self.queue.push_cancel_fd(fd, NOBODY);
+    }
+
+    fn close(&mut self, fd: Fd, reset: bool) {
+        if reset {
+            // Failing to set it only makes the close a gentle one.
+            let _ = sys::with_socket(fd, |socket| socket.set_linger(Some(Duration::ZERO)));
+        }
+        self.queue.push_close(fd, NOBODY);
+    }
+
+    fn peer(&self, fd: Fd) -> Option<SocketAddr> {
+        sys::with_socket(fd, |socket| socket.peer_addr()).ok()?.as_socket()
+    }
+
+    fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
+        self.queue.bytes(lease)
+    }
+
+    fn give_back(&mut self, lease: Lease) {
+        self.queue.give_back(lease);
+    }
+
+    fn buffers_free(&self) -> usize {
+        self.queue.buffers_free()
+    }
+
+    fn buffers_total(&self) -> usize {
+        self.queue.buffers_total()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::{ListenerSettings, listen};
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    type Seen = Vec<Completion<Lease>>;
+
+    const SMALL: RingSettings = RingSettings { submissions: 8, completions: 16, buffers: 4, buffer_bytes: 64 };
+
+    fn ring(settings: &RingSettings) -> Uring {
+        Uring::new(settings, Instant::now()).expect("the machine that runs the tests has io_uring")
+    }
+
+    fn key(index: u32) -> Key {
+        Key { index, generation: 3 }
+    }
+
+    /// Waits until `wanted` has been seen, with everything else seen on the way.
+    fn until(ring: &mut Uring, mut wanted: impl FnMut(&Completion<Lease>) -> bool) -> Seen {
+        let mut seen = Vec::new();
+        for _ in 0..500 {
+            let from = seen.len();
+            let soon = ring.now() + Duration::from_millis(10);
+            ring.wait(Some(soon), &mut seen).expect("the ring works");
+            if seen[from..].iter().any(&mut wanted) {
+                return seen;
+            }
+        }
+        panic!("not seen within five seconds");
+    }
+
+    fn accepted(seen: &Seen) -> Fd {
+        seen.iter()
+            .find_map(|completion| match completion.outcome {
+                Outcome::Accepted { result: Ok(fd), .. } => Some(fd),
+                _ => None,
+            })
+            .expect("a connection was accepted")
+    }
+
+    fn connected(ring: &mut Uring, index: u32) -> (TcpStream, Fd) {
+        let settings = ListenerSettings {
+            address: "127.0.0.1:0".parse().expect("an address"),
+            backlog: 64,
+            user_timeout: Duration::from_secs(5),
+        };
+        let listener = listen(&settings).expect("loopback has ports");
+        ring.accept(listener.fd, key(1000 + index));
+        let stream = TcpStream::connect(listener.address).expect("somebody listens");
+        let seen = until(ring, |completion| matches!(completion.outcome, Outcome::Accepted { .. }));
+        ring.cancel(listener.fd);
+        until(ring, |completion| matches!(completion.outcome, Outcome::Accepted { more: false, .. }));
+        ring.close(listener.fd, false);
+        (stream, accepted(&seen))
+    }
+
+    #[test]
+    fn bytes_travel_both_ways_and_the_end_is_told() {
+        let mut ring = ring(&RingSettings::default());
+        let (mut stream, fd) = connected(&mut ring, 0);
+        assert_eq!(ring.peer(fd), Some(stream.local_addr().expect("bound")));
+        ring.receive(fd, key(5));
+        stream.write_all(b"hello").expect("open");
+        let seen = until(&mut ring, |completion| matches!(completion.outcome, Outcome::Received { .. }));
+        for completion in seen {
+            let Outcome::Received { result: Ok(Some(mut lease)), more: true } = completion.outcome else { continue };
+            assert!(completion.token.names(key(5)));
+            assert_eq!(ring.bytes(&mut lease), b"hello");
+            assert_eq!(ring.buffers_free(), ring.buffers_total() - 1);
+            ring.give_back(lease);
+        }
+        assert_eq!(ring.buffers_free(), ring.buffers_total());
+        ring.send(fd, key(5), b"..world".to_vec(), 2);
+        let mut answer = [0; 5];
+        until(&mut ring, |completion| matches!(completion.outcome, Outcome::Sent { result: Ok(5), .. }));
+        stream.read_exact(&mut answer).expect("five bytes were sent");
+        assert_eq!(&answer, b"world");
+        stream.shutdown(std::net::Shutdown::Write).expect("open");
+        until(&mut ring, |completion| {
+            matches!(completion.outcome, Outcome::Received { result: Ok(None), more: false })
+        });
+        ring.shut_down(fd, key(5));
+        until(&mut ring, |completion| matches!(completion.outcome, Outcome::Shut));
+        assert_eq!(stream.read(&mut answer).expect("an orderly end"), 0);
+        ring.close(fd, false);
+    }
+
+    #[test]
+    fn exhausted_buffers_end_the_receive_and_rearming_continues_it() {
+        let mut ring = ring(&SMALL);
+        let (mut stream, fd) = connected(&mut ring, 0);
+        let sent: Vec<u8> = (0..10_000u32).map(|value| value as u8).collect();
+        stream.write_all(&sent).expect("the socket buffer holds it");
+        ring.receive(fd, key(1));
+        let mut received = Vec::new();
+        let mut exhausted = 0;
+        let mut held = Vec::new();
+        while received.len() < sent.len() {
+            let seen = until(&mut ring, |completion| matches!(completion.outcome, Outcome::Received { .. }));
+            for completion in seen {
+                match completion.outcome {
+                    Outcome::Received { result: Ok(Some(lease)), .. } => held.push(lease),
+                    Outcome::Received { result: Err(Errno::NO_BUFFERS), more } => {
+                        assert!(!more);
+                        exhausted += 1;
+                        for mut lease in held.drain(..) {
+                            received.extend_from_slice(ring.bytes(&mut lease));
+                            ring.give_back(lease);
+                        }
+                        ring.receive(fd, key(1));
+                    }
+                    _ => {}
+                }
+            }
+            if received.len() + held.len() * 64 >= sent.len() {
+                for mut lease in held.drain(..) {
+                    received.extend_from_slice(ring.bytes(&mut lease));
+                    ring.give_back(lease);
+                }
+            }
+        }
+        assert_eq!(received, sent);
+        assert!(exhausted > 10, "four buffers of 64 bytes run out often");
+        ring.cancel(fd);
+        until(&mut ring, |completion| matches!(completion.outcome, Outcome::Received { more: false, .. }));
+        ring.close(fd, false);
+    }
+
+    #[test]
+    fn more_operations_than_the_queues_hold_all_complete() {
+        let mut ring = ring(&SMALL);
+        let (_stream, fd) = connected(&mut ring, 0);
+        for index in 0..200 {
+            ring.shut_down(fd, key(index));
+        }
+        let mut shut = 0;
+        for _ in 0..500 {
+            let mut seen = Vec::new();
+            let soon = ring.now() + Duration::from_millis(5);
+            ring.wait(Some(soon), &mut seen).expect("the ring works");
+            shut += seen.iter().filter(|completion| matches!(completion.outcome, Outcome::Shut)).count();
+            if shut == 200 {
+                break;
+            }
+        }
+        assert_eq!(shut, 200);
+        assert_eq!(ring.queue.overflowed(), 0, "the kernel keeps overflow for us and drops nothing");
+        ring.close(fd, false);
+    }
+
+    #[test]
+    fn a_cancelled_receive_tells_its_end() {
+        let mut ring = ring(&SMALL);
+        let (_stream, fd) = connected(&mut ring, 0);
+        ring.receive(fd, key(9));
+        ring.stop_receiving(key(9));
+        until(&mut ring, |completion| {
+            completion.token.names(key(9))
+                && matches!(completion.outcome, Outcome::Received { result: Err(Errno::CANCELED), more: false })
+        });
+        ring.close(fd, true);
+    }
+
+    #[test]
+    fn a_refused_connect_says_so() {
+        let mut ring = ring(&SMALL);
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = free.local_addr().expect("bound");
+        drop(free);
+        let fd = ring.connect(key(2), address).expect("a socket can be made");
+        until(&mut ring, |completion| matches!(completion.outcome, Outcome::Connected(Err(Errno(libc::ECONNREFUSED)))));
+        ring.close(fd, false);
+    }
+
+    #[test]
+    fn another_thread_wakes_the_ring_again_and_again() {
+        let mut ring = ring(&SMALL);
+        let waker = ring.waker();
+        for _ in 0..5 {
+            let waker = waker.clone();
+            let thread = std::thread::spawn(move || waker.wake());
+            until(&mut ring, |completion| matches!(completion.outcome, Outcome::Woken));
+            thread.join().expect("waking does not panic");
+        }
+    }
+
+    #[test]
+    fn dropping_a_ring_with_operations_out_is_safe() {
+        let mut ring = ring(&SMALL);
+        let (mut stream, fd) = connected(&mut ring, 0);
+        ring.receive(fd, key(1));
+        ring.send(fd, key(1), vec![7; 8 << 20], 0);
+        stream.write_all(b"left behind").expect("open");
+        drop(ring);
+    }
+}

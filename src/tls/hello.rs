@@ -1,0 +1,163 @@
+//! A look at a ClientHello before the TLS library gets it (RFC 8446 section 4.1.2).
+//!
+//! Owns nothing and judges nothing: it finds the few things that choose settings. What it cannot parse it leaves to the
+//! library, which knows the alert. The identities of tickets will be read here too.
+
+use std::borrow::Cow;
+
+use super::record::{ContentType, RECORD_HEADER_BYTES};
+
+const MESSAGE_CLIENT_HELLO: u8 = 1;
+const MESSAGE_HEADER_BYTES: usize = 4;
+const EXTENSION_SERVER_NAME: u16 = 0;
+const EXTENSION_ALPN: u16 = 16;
+const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
+const VERSION_TLS13: [u8; 2] = [3, 4];
+const SUITE_CHACHA20_POLY1305_SHA256: u16 = 0x1303;
+const SUITES_TLS13: core::ops::RangeInclusive<u16> = 0x1301..=0x13ff;
+
+/// What a ClientHello says that matters for choosing settings.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Hello {
+    /// Of the suites of TLS 1.3, ChaCha20 stands first.
+    pub(super) chacha_first: bool,
+    /// It offers TLS 1.3.
+    pub(super) offers_tls13: bool,
+    /// It names application protocols.
+    pub(super) offers_alpn: bool,
+    /// The server it wants to reach.
+    pub(super) server_name: Option<Box<str>>,
+}
+
+/// What can be said of the records received so far.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Peek {
+    /// The message is not whole yet.
+    Incomplete,
+    /// It is whole.
+    Whole(Hello),
+    /// It is no ClientHello, or a malformed one.
+    Unreadable,
+}
+
+/// Looks at the whole records of a connection's beginning.
+pub(super) fn peek(records: &[u8]) -> Peek {
+    match gather(records) {
+        Gathered::Incomplete => Peek::Incomplete,
+        Gathered::Unreadable => Peek::Unreadable,
+        Gathered::Message(body) => match parse(&body) {
+            Some(hello) => Peek::Whole(hello),
+            None => Peek::Unreadable,
+        },
+    }
+}
+
+enum Gathered<'a> {
+    Incomplete,
+    Message(Cow<'a, [u8]>),
+    Unreadable,
+}
+
+/// The body of the handshake message that the records carry; borrowed when one record holds all of it.
+fn gather(mut records: &[u8]) -> Gathered<'_> {
+    let mut message: Cow<'_, [u8]> = Cow::Borrowed(&[]);
+    while let Some((header, rest)) = records.split_first_chunk::<RECORD_HEADER_BYTES>() {
+        let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        // RFC 8446 5.1: handshake records are not empty.
+        if header[0] != ContentType::Handshake.code() || length == 0 || length > rest.len() {
+            return Gathered::Unreadable;
+        }
+        let (fragment, rest) = rest.split_at(length);
+        if message.is_empty() {
+            message = Cow::Borrowed(fragment);
+        } else {
+            message.to_mut().extend_from_slice(fragment);
+        }
+        records = rest;
+    }
+    if message.first().is_some_and(|&kind| kind != MESSAGE_CLIENT_HELLO) {
+        return Gathered::Unreadable;
+    }
+    let Some(&[_, high, middle, low]) = message.first_chunk::<MESSAGE_HEADER_BYTES>() else {
+        return Gathered::Incomplete;
+    };
+    let end = MESSAGE_HEADER_BYTES + u32::from_be_bytes([0, high, middle, low]) as usize;
+    if message.len() < end {
+        return Gathered::Incomplete;
+    }
+    Gathered::Message(match message {
+        Cow::Borrowed(whole) => Cow::Borrowed(&whole[MESSAGE_HEADER_BYTES..end]),
+        Cow::Owned(whole) => Cow::Owned(whole[MESSAGE_HEADER_BYTES..end].to_vec()),
+    })
+}
+
+fn parse(body: &[u8]) -> Option<Hello> {
+    let mut reader = Reader(body);
+    reader.take(2 + 32)?; // legacy_version, random
+    reader.vector8()?; // legacy_session_id
+    let suites = reader.vector16()?;
+    reader.vector8()?; // legacy_compression_methods
+    let mut hello = Hello { chacha_first: chacha_first(suites), ..Hello::default() };
+    if reader.0.is_empty() {
+        return Some(hello); // no extensions: a client from before TLS 1.3
+    }
+    let mut extensions = Reader(reader.vector16()?);
+    while !extensions.0.is_empty() {
+        let kind = extensions.u16()?;
+        let content = extensions.vector16()?;
+        match kind {
+            EXTENSION_SERVER_NAME => hello.server_name = server_name(content),
+            EXTENSION_ALPN => hello.offers_alpn = true,
+            EXTENSION_SUPPORTED_VERSIONS => {
+                let versions = Reader(content).vector8()?;
+                hello.offers_tls13 = versions.chunks_exact(2).any(|version| version == VERSION_TLS13);
+            }
+            _ => {}
+        }
+    }
+    Some(hello)
+}
+
+fn chacha_first(suites: &[u8]) -> bool {
+    let mut tls13 = suites
+        .chunks_exact(2)
+        .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+        .filter(|suite| SUITES_TLS13.contains(suite));
+    tls13.next() == Some(SUITE_CHACHA20_POLY1305_SHA256)
+}
+
+/// The host name of a server_name extension (RFC 6066 section 3), unless it is not one.
+fn server_name(content: &[u8]) -> Option<Box<str>> {
+    let mut names = Reader(Reader(content).vector16()?);
+    let [0] = names.take(1)? else { return None };
+    let name = core::str::from_utf8(names.vector16()?).ok()?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (!name.is_empty() && name.len() <= 253 && name.bytes().all(allowed)).then(|| name.into())
+}
+
+/// Takes bytes from the front; `None` when there are too few.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        let (taken, rest) = self.0.split_first_chunk::<2>()?;
+        self.0 = rest;
+        Some(u16::from_be_bytes(*taken))
+    }
+
+    fn vector8(&mut self) -> Option<&'a [u8]> {
+        let length = self.take(1)?[0];
+        self.take(usize::from(length))
+    }
+
+    fn vector16(&mut self) -> Option<&'a [u8]> {
+        let length = self.u16()?;
+        self.take(usize::from(length))
+    }
+}

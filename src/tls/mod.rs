@@ -1,0 +1,234 @@
+//! TLS 1.3 as a session that is handed records and answers with records.
+//!
+//! Owns, per connection: the handshake while it lasts (driven by rustls), then the record layer. Never touches a socket
+//! or a file, and never keeps application data: records are opened and sealed in the caller's buffers. rustls draws
+//! randomness and reads the wall clock (for certificates and tickets) by itself; nothing else here does.
+//! Invariant: no type of rustls leaves this module.
+//!
+//! ```text
+//! socket -> record_bytes (where does the record end?) -> Session::receive -> Received::Data
+//! Vec<u8> <- RECORD_HEADER_BYTES of place, plaintext, Session::seal
+//! ```
+
+mod error;
+mod handshake;
+mod hello;
+mod record;
+mod settings;
+mod traffic;
+
+pub use error::{Alert, CertificateFault, Fault, TlsError};
+pub use record::{
+    KEY_UPDATE_RECORDS, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, record_bytes,
+};
+pub use settings::{
+    ALPN_HTTP1, ALPN_MMTP, ClientOptions, ClientSettings, Identity, Roots, ServerOptions, ServerSettings, SettingsError,
+};
+
+use handshake::Handshake;
+use traffic::Traffic;
+
+use crate::base::wire::Protocol;
+
+/// One TLS connection, either side.
+pub struct Session {
+    state: State,
+}
+
+/// Handshaking -> Established -> Failed; Handshaking -> Failed.
+enum State {
+    /// Boxed: it is large, and over soon.
+    Handshaking(Box<Handshake>),
+    Established(Traffic),
+    /// After an error; nothing more is taken or given.
+    Failed,
+}
+
+/// What a record brought.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// Nothing for the application: handshake, key update, ticket, empty record.
+    Nothing,
+    /// The handshake is complete, and application data may be sealed.
+    Established(Box<Established>),
+    /// Application data, never empty.
+    Data(&'a [u8]),
+    /// The peer will send no more. This side still may.
+    CloseNotify,
+}
+
+/// What the handshake led to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Established {
+    /// What the connection speaks.
+    pub protocol: Protocol,
+    /// Whether a ticket spared the full handshake.
+    pub resumed: bool,
+    /// Whether a HelloRetryRequest cost a round trip more.
+    pub retried: bool,
+    /// The cipher suite.
+    pub suite: Suite,
+    /// SHA-256 of the certificate the peer showed, in DER. On a server: none unless client certificates are required.
+    pub peer_certificate_sha256: Option<[u8; 32]>,
+    /// The application protocol agreed on, as in ALPN.
+    pub alpn: Option<Box<[u8]>>,
+    /// On a server, the name the client asked for (SNI).
+    pub server_name: Option<Box<str>>,
+}
+
+/// A cipher suite of TLS 1.3 (RFC 8446 appendix B.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Suite {
+    /// TLS_AES_128_GCM_SHA256.
+    Aes128Gcm,
+    /// TLS_AES_256_GCM_SHA384.
+    Aes256Gcm,
+    /// TLS_CHACHA20_POLY1305_SHA256.
+    Chacha20Poly1305,
+}
+
+impl Suite {
+    const fn from_code(code: u16) -> Option<Suite> {
+        match code {
+            0x1301 => Some(Suite::Aes128Gcm),
+            0x1302 => Some(Suite::Aes256Gcm),
+            0x1303 => Some(Suite::Chacha20Poly1305),
+            _ => None,
+        }
+    }
+}
+
+impl core::fmt::Debug for Session {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self.state {
+            State::Handshaking(_) => "Session::Handshaking",
+            State::Established(_) => "Session::Established",
+            State::Failed => "Session::Failed",
+        })
+    }
+}
+
+impl Session {
+    /// A session for a connection that was accepted. It waits for the ClientHello.
+    ///
+    /// # Errors
+    /// None now; place for settings that can be used up.
+    pub fn server(settings: &ServerSettings) -> Result<Session, TlsError> {
+        Ok(Session { state: State::Handshaking(Box::new(Handshake::server(settings))) })
+    }
+
+    /// A session for a connection that was dialled, whose server must prove to be `server_name` (a DNS name or an
+    /// address). Appends the ClientHello to `out`.
+    ///
+    /// # Errors
+    /// [`TlsError::BadServerName`], and [`TlsError::Internal`] when the system gives no randomness.
+    pub fn client(settings: &ClientSettings, server_name: &str, out: &mut Vec<u8>) -> Result<Session, TlsError> {
+        Ok(Session { state: State::Handshaking(Box::new(Handshake::client(settings, server_name, out)?)) })
+    }
+
+    /// Takes exactly one whole record (see [`record_bytes`]), header included, and opens it in place. Appends to `out`
+    /// what must be sent back: handshake, answer to a KeyUpdate, alert. Never call it between the beginning of a record
+    /// in `out` and its [`Session::seal`].
+    ///
+    /// # Errors
+    /// The connection is over. The alert, if one is due, has been appended to `out`.
+    pub fn receive<'a>(&mut self, record: &'a mut [u8], out: &mut Vec<u8>) -> Result<Received<'a>, TlsError> {
+        match &mut self.state {
+            State::Established(traffic) => match traffic.receive(record, out) {
+                Ok(received) => Ok(received),
+                Err(error) => {
+                    self.fail(error, out);
+                    Err(error)
+                }
+            },
+            State::Handshaking(handshake) => match handshake.receive(record, out) {
+                Ok(false) => Ok(Received::Nothing),
+                Ok(true) => self.establish(out).map(|established| Received::Established(Box::new(established))),
+                Err(error) => {
+                    self.state = State::Failed;
+                    Err(error)
+                }
+            },
+            State::Failed => Err(TlsError::Misuse("session has failed")),
+        }
+    }
+
+    fn establish(&mut self, out: &mut Vec<u8>) -> Result<Established, TlsError> {
+        let State::Handshaking(handshake) = core::mem::replace(&mut self.state, State::Failed) else {
+            return Err(TlsError::Misuse("session is not handshaking"));
+        };
+        let key_update_records = handshake.key_update_records;
+        let complete = handshake.complete()?;
+        self.state = State::Established(Traffic::new(complete.secrets, complete.kernel, key_update_records)?);
+        match complete.refusal {
+            None => Ok(complete.established),
+            Some(refusal) => {
+                self.fail(refusal, out);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Ends the session for `error`: appends its alert to `out`, if one is due and can be sent. For faults that the
+    /// caller finds, such as those of [`record_bytes`]; those of [`Session::receive`] have been through here.
+    pub fn fail(&mut self, error: TlsError, out: &mut Vec<u8>) {
+        let failed = core::mem::replace(&mut self.state, State::Failed);
+        let Some(alert) = error.alert() else { return };
+        match failed {
+            State::Handshaking(mut handshake) => handshake.put_alert(error, out),
+            State::Established(mut traffic) => traffic.put_alert(alert, out),
+            State::Failed => {}
+        }
+    }
+
+    /// Whether the handshake is complete and the session has not failed.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        matches!(self.state, State::Established(_))
+    }
+
+    /// Completes a record in place. Before: the caller appended [`RECORD_HEADER_BYTES`] of place at `out[start..]`, and
+    /// at most [`PLAINTEXT_BYTES_MAX`] bytes of plaintext behind it, which ends `out`. Appends
+    /// [`RECORD_TRAILER_BYTES`].
+    ///
+    /// # Errors
+    /// [`TlsError::Misuse`] when that is not so, before the handshake is complete and after close_notify, and
+    /// [`TlsError::KeyExhausted`] when [`Session::key_update_due`] was ignored for too long. `out` is then unchanged.
+    pub fn seal(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {
+        match &mut self.state {
+            State::Established(traffic) => traffic.seal(out, start),
+            State::Handshaking(_) => Err(TlsError::Misuse("sealed before the handshake is complete")),
+            State::Failed => Err(TlsError::Misuse("session has failed")),
+        }
+    }
+
+    /// Whether a key has been used for long enough that [`Session::put_key_update`] should follow, between records.
+    #[must_use]
+    pub fn key_update_due(&self) -> bool {
+        match &self.state {
+            State::Established(traffic) => traffic.key_update_due(),
+            State::Handshaking(_) | State::Failed => false,
+        }
+    }
+
+    /// Appends a KeyUpdate to `out` and seals with the next key from then on. Asks the peer for the same when its key
+    /// has been used for long (RFC 8446 4.6.3).
+    ///
+    /// # Errors
+    /// [`TlsError::Misuse`] before the handshake is complete and after close_notify.
+    pub fn put_key_update(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        match &mut self.state {
+            State::Established(traffic) => traffic.put_key_update(out),
+            State::Handshaking(_) => Err(TlsError::Misuse("key update before the handshake is complete")),
+            State::Failed => Err(TlsError::Misuse("session has failed")),
+        }
+    }
+
+    /// Appends close_notify to `out`: nothing can be sealed after it, while records are still taken. Does nothing when
+    /// the handshake is not complete, and the second time (RFC 8446 6.1).
+    pub fn put_close_notify(&mut self, out: &mut Vec<u8>) {
+        if let State::Established(traffic) = &mut self.state {
+            traffic.put_close_notify(out);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The record layer of TLS 1.3 (RFC 8446 section 5): one direction of one connection, opened and sealed in place.
+//!
+//! Owns a key, its IV and the count of records it has protected; never buffers, never allocates per record.
+//! Invariant: a sequence number is used once per key, and a key is not used past its limit.
+
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use rustls::ConnectionTrafficSecrets;
+
+use super::error::TlsError;
+
+/// Bytes of a record's header: content type, legacy version, length (RFC 8446 5.1).
+pub const RECORD_HEADER_BYTES: usize = 5;
+/// Most plaintext bytes in one record (RFC 8446 5.1).
+pub const PLAINTEXT_BYTES_MAX: usize = 1 << 14;
+/// Bytes a sealed record adds behind its plaintext: content type and tag.
+pub const RECORD_TRAILER_BYTES: usize = 1 + TAG_BYTES;
+/// Longest record, header included: 2^14 plaintext bytes and 256 bytes of expansion (RFC 8446 5.2).
+pub const RECORD_BYTES_MAX: usize = RECORD_HEADER_BYTES + CIPHERTEXT_BYTES_MAX;
+/// Records sealed with one key before a key update is due: half of what AES-GCM may see, so that one that waits for its
+/// turn is not too late.
+pub const KEY_UPDATE_RECORDS: u64 = RECORDS_PER_KEY_MAX / 2;
+
+/// Records that one key may seal: RFC 8446 5.5 allows AES-GCM 2^24.5 full-size records.
+const RECORDS_PER_KEY_MAX: u64 = 1 << 24;
+const CIPHERTEXT_BYTES_MAX: usize = PLAINTEXT_BYTES_MAX + 256;
+const TAG_BYTES: usize = 16;
+const IV_BYTES: usize = 12;
+
+const _: () = assert!(PLAINTEXT_BYTES_MAX + RECORD_TRAILER_BYTES <= CIPHERTEXT_BYTES_MAX);
+const _: () = assert!(CIPHERTEXT_BYTES_MAX <= u16::MAX as usize);
+
+/// What a record carries (RFC 8446 5.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ContentType {
+    ChangeCipherSpec,
+    Alert,
+    Handshake,
+    ApplicationData,
+}
+
+impl ContentType {
+    pub(super) const fn code(self) -> u8 {
+        match self {
+            ContentType::ChangeCipherSpec => 20,
+            ContentType::Alert => 21,
+            ContentType::Handshake => 22,
+            ContentType::ApplicationData => 23,
+        }
+    }
+
+    pub(super) const fn from_code(code: u8) -> Option<ContentType> {
+        match code {
+            20 => Some(ContentType::ChangeCipherSpec),
+            21 => Some(ContentType::Alert),
+            22 => Some(ContentType::Handshake),
+            23 => Some(ContentType::ApplicationData),
+            _ => None,
+        }
+    }
+}
+
+/// Length in bytes of the record that starts with `bytes`, header included; `None` until its header is there.
+///
+/// # Errors
+/// [`TlsError::PlainHttp`] and [`TlsError::NotTls`] when it is no record at all (told from the first byte), and
+/// [`TlsError::RecordOverflow`] when it is longer than any record may be.
+pub fn record_bytes(bytes: &[u8]) -> Result<Option<usize>, TlsError> {
+    let Some(&first) = bytes.first() else { return Ok(None) };
+    if ContentType::from_code(first).is_none() {
+        // The first letter of every method in use is a capital one; no content type is.
+        return Err(if first.is_ascii_uppercase() { TlsError::PlainHttp } else { TlsError::NotTls });
+    }
+    // RFC 8446 5.1: the version must be ignored; but all versions there ever were begin with 3, and what does not is
+    // something else.
+    if bytes.get(1).is_some_and(|&major| major != 3) {
+        return Err(TlsError::NotTls);
+    }
+    let Some(header) = bytes.first_chunk::<RECORD_HEADER_BYTES>() else { return Ok(None) };
+    let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+    if length > CIPHERTEXT_BYTES_MAX {
+        return Err(TlsError::RecordOverflow);
+    }
+    Ok(Some(RECORD_HEADER_BYTES + length))
+}
+
+/// Appends a record that is not encrypted.
+pub(super) fn put_plain(content: ContentType, payload: &[u8], out: &mut Vec<u8>) {
+    let length = u16::try_from(payload.len()).expect("only alerts of two bytes are sent in the clear");
+    let [high, low] = length.to_be_bytes();
+    out.extend_from_slice(&[content.code(), 3, 3, high, low]);
+    out.extend_from_slice(payload);
+}
+
+/// The protection of one direction under one key.
+pub(super) struct Protection {
+    key: LessSafeKey,
+    iv: [u8; IV_BYTES],
+    /// Records protected so far with this key, which is the sequence number of the next (RFC 8446 5.3).
+    sequence: u64,
+}
+
+impl Protection {
+    /// Begins with the secrets that the handshake, or a key update, led to.
+    pub(super) fn new(secrets: (u64, ConnectionTrafficSecrets)) -> Result<Protection, TlsError> {
+        let (sequence, secrets) = secrets;
+        let (algorithm, key, iv) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+            _ => return Err(TlsError::Internal("cipher suite without a record layer")),
+        };
+        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| TlsError::Internal("cipher refused its key"))?;
+        let iv = iv.as_ref().try_into().map_err(|_| TlsError::Internal("IV of a wrong length"))?;
+        Ok(Protection { key: LessSafeKey::new(key), iv, sequence })
+    }
+
+    /// Records protected so far with this key.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The nonce of the next record: the IV with the sequence number folded in (RFC 8446 5.3).
+    fn nonce(&self) -> Nonce {
+        let mut nonce = self.iv;
+        for (byte, number) in nonce[IV_BYTES - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
+            *byte ^= number;
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
+
+    /// Opens one whole record in place. Gives its content type and its plaintext, padding removed.
+    pub(super) fn open<'a>(&mut self, record: &'a mut [u8]) -> Result<(ContentType, &'a [u8]), TlsError> {
+        let Some((header, body)) = record.split_first_chunk_mut::<RECORD_HEADER_BYTES>() else {
+            return Err(TlsError::Misuse("not a whole record"));
+        };
+        if header[0] != ContentType::ApplicationData.code() {
+            // RFC 8446 5: nothing travels in the clear once the handshake is done.
+            return Err(TlsError::Unexpected("record in the clear after the handshake"));
+        }
+        if body.len() > CIPHERTEXT_BYTES_MAX {
+            return Err(TlsError::RecordOverflow);
+        }
+        let opened =
+            self.key.open_in_place(self.nonce(), Aad::from(*header), body).map_err(|_| TlsError::BadRecordMac)?;
+        // A peer that sends 2^64 records under one key is not one this process lives to meet.
+        self.sequence = self.sequence.checked_add(1).ok_or(TlsError::KeyExhausted)?;
+        // RFC 8446 5.4: the last byte that is not zero is the content type.
+        let Some(content_at) = opened.iter().rposition(|&byte| byte != 0) else {
+            return Err(TlsError::Unexpected("record without a content type"));
+        };
+        if content_at > PLAINTEXT_BYTES_MAX || opened.len() > PLAINTEXT_BYTES_MAX + 1 {
+            return Err(TlsError::RecordOverflow);
+        }
+        let content = ContentType::from_code(opened[content_at]);
+        let content = content.ok_or(TlsError::Unexpected("record of an unknown content type"))?;
+        Ok((content, &opened[..content_at]))
+    }
+
+    /// Seals what stands behind a header's place at `out[start..]`, in place, and completes header and trailer.
+    pub(super) fn seal(&mut self, content: ContentType, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {
+        let plaintext_at = start.saturating_add(RECORD_HEADER_BYTES);
+        let Some(plaintext_bytes) = out.len().checked_sub(plaintext_at) else {
+            return Err(TlsError::Misuse("no place for a record header"));
+        };
+        if plaintext_bytes > PLAINTEXT_BYTES_MAX {
+            return Err(TlsError::Misuse("more plaintext than a record may hold"));
+        }
+        if self.sequence >= RECORDS_PER_KEY_MAX {
+            return Err(TlsError::KeyExhausted);
+        }
+        let sealed_bytes = u16::try_from(plaintext_bytes + RECORD_TRAILER_BYTES)
+            .expect("a record that holds at most 2^14 bytes is shorter than 2^16");
+        let [high, low] = sealed_bytes.to_be_bytes();
+        // RFC 8446 5.2: on the outside every protected record is application data of TLS 1.2.
+        let header = [ContentType::ApplicationData.code(), 3, 3, high, low];
+        out[start..plaintext_at].copy_from_slice(&header);
+        out.push(content.code());
+        let mut tag = [0; TAG_BYTES];
+        self.key
+            .seal_in_place_scatter(self.nonce(), Aad::from(header), &mut out[plaintext_at..], &[], &mut tag)
+            .map_err(|_| TlsError::Internal("cipher refused to seal"))?;
+        out.extend_from_slice(&tag);
+        self.sequence += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,377 @@
+//! What listeners and dialers need to know about TLS: built once, shared by every connection, replaced whole.
+//!
+//! Owns certificates, keys, trusted roots and the resumption secrets of one listener or dialer. Reads no files: PEM and
+//! DER come from the caller. Invariant: settings never change; a new certificate means new settings, and connections
+//! that began with the old ones finish with them.
+
+use core::fmt;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::{self as provider, cipher_suite, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
+
+use super::record::KEY_UPDATE_RECORDS;
+
+/// ALPN of MMTP/1 (MMTP 2).
+pub const ALPN_MMTP: &[u8] = b"mmtp/1";
+/// ALPN of HTTP/1.1 (RFC 7301 section 6): taken by listeners that take tunnels.
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// Tickets given after a full handshake. One per handshake costs the least and lets a client come back; a client that
+/// comes back gets the next.
+const TICKETS: usize = 1;
+
+/// Why settings cannot be built: the operator's mistakes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettingsError {
+    /// No certificate in what should be a chain.
+    NoCertificate,
+    /// The chain is not PEM, or its first certificate is not one.
+    BadCertificate(String),
+    /// No private key in what should be one.
+    NoKey,
+    /// The key cannot be parsed, or is of a kind that is not supported.
+    BadKey(String),
+    /// The key belongs to another certificate.
+    KeyMismatch,
+    /// No usable root certificate.
+    BadRoots(String),
+    /// The combination is refused by the TLS library.
+    Refused(String),
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SettingsError::NoCertificate => f.write_str("no certificate found: expected PEM, leaf first"),
+            SettingsError::BadCertificate(why) => write!(f, "certificate cannot be read: {why}"),
+            SettingsError::NoKey => f.write_str("no private key found: expected PEM (PKCS#8, SEC1 or PKCS#1)"),
+            SettingsError::BadKey(why) => write!(f, "private key cannot be used: {why}"),
+            SettingsError::KeyMismatch => f.write_str("private key does not belong to the certificate"),
+            SettingsError::BadRoots(why) => write!(f, "trusted roots cannot be used: {why}"),
+            SettingsError::Refused(why) => write!(f, "TLS settings refused: {why}"),
+        }
+    }
+}
+
+impl core::error::Error for SettingsError {}
+
+/// A certificate chain with its private key.
+#[derive(Clone)]
+pub struct Identity {
+    certified: Arc<CertifiedKey>,
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<PrivateKeyDer<'static>>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("chain_certificates", &self.chain.len()).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// From PEM: a chain, leaf first, and its key (PKCS#8, SEC1 or PKCS#1).
+    ///
+    /// # Errors
+    /// When either is missing or unusable, or they do not belong together.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Identity, SettingsError> {
+        let chain = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| SettingsError::BadCertificate(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+            rustls::pki_types::pem::Error::NoItemsFound => SettingsError::NoKey,
+            other => SettingsError::BadKey(other.to_string()),
+        })?;
+        Identity::new(chain, key)
+    }
+
+    /// From DER: a chain, leaf first, and its key (PKCS#8, SEC1 or PKCS#1).
+    ///
+    /// # Errors
+    /// When either is missing or unusable, or they do not belong together.
+    pub fn from_der(chain: Vec<Vec<u8>>, key: Vec<u8>) -> Result<Identity, SettingsError> {
+        let key = PrivateKeyDer::try_from(key).map_err(|why| SettingsError::BadKey(why.to_string()))?;
+        Identity::new(chain.into_iter().map(CertificateDer::from).collect(), key)
+    }
+
+    fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Identity, SettingsError> {
+        if chain.is_empty() {
+            return Err(SettingsError::NoCertificate);
+        }
+        let provider = provider::default_provider();
+        let signing = provider
+            .key_provider
+            .load_private_key(key.clone_key())
+            .map_err(|error| SettingsError::BadKey(error.to_string()))?;
+        let certified = CertifiedKey::new(chain.clone(), signing);
+        match certified.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => return Err(SettingsError::KeyMismatch),
+            Err(error) => return Err(SettingsError::BadCertificate(error.to_string())),
+        }
+        Ok(Identity { certified: Arc::new(certified), chain, key: Arc::new(key) })
+    }
+}
+
+/// Certificates trusted to sign the peer's.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    store: Arc<RootCertStore>,
+}
+
+impl Roots {
+    /// From PEM: one certificate or more.
+    ///
+    /// # Errors
+    /// When there is none, or one of them is unusable.
+    pub fn from_pem(pem: &[u8]) -> Result<Roots, SettingsError> {
+        let certificates = CertificateDer::pem_slice_iter(pem)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| SettingsError::BadRoots(error.to_string()))?;
+        Roots::new(certificates)
+    }
+
+    /// From DER: one certificate or more.
+    ///
+    /// # Errors
+    /// When there is none, or one of them is unusable.
+    pub fn from_der(certificates: Vec<Vec<u8>>) -> Result<Roots, SettingsError> {
+        Roots::new(certificates.into_iter().map(CertificateDer::from).collect())
+    }
+
+    fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Roots, SettingsError> {
+        let mut store = RootCertStore::empty();
+        for certificate in certificates {
+            store.add(certificate).map_err(|error| SettingsError::BadRoots(error.to_string()))?;
+        }
+        if store.is_empty() {
+            return Err(SettingsError::BadRoots("no certificate found".to_owned()));
+        }
+        Ok(Roots { store: Arc::new(store) })
+    }
+}
+
+/// What a listener wants.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// What it shows to clients.
+    pub identity: Identity,
+    /// Some: clients must show a certificate that chains to one of these (mutual TLS).
+    pub client_roots: Option<Roots>,
+    /// Whether a client that offers `http/1.1` or no application protocol at all is taken as a tunnel. Otherwise only
+    /// `mmtp/1` is taken, and anything else ends with no_application_protocol.
+    pub tunnels: bool,
+    /// Whether X25519MLKEM768 is taken, before X25519, from clients that prefer it.
+    pub post_quantum: bool,
+    /// Tickets after a full handshake, for resumption. Zero: none.
+    pub tickets: usize,
+    /// Records sealed with one key before [`super::Session::key_update_due`] says so.
+    pub key_update_records: u64,
+}
+
+impl ServerOptions {
+    /// The defaults for a listener that shows `identity`: no client certificates, no tunnels.
+    #[must_use]
+    pub fn new(identity: Identity) -> ServerOptions {
+        ServerOptions {
+            identity,
+            client_roots: None,
+            tunnels: false,
+            post_quantum: false,
+            tickets: TICKETS,
+            key_update_records: KEY_UPDATE_RECORDS,
+        }
+    }
+}
+
+/// What a dialer wants.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Who may have signed the server's certificate.
+    pub roots: Roots,
+    /// What is shown to a server that asks for a certificate.
+    pub identity: Option<Identity>,
+    /// The application protocols offered, most wanted first. The server must take one of them unless the list is empty.
+    pub alpn: Vec<Vec<u8>>,
+    /// Whether X25519MLKEM768 is offered. Its ClientHello does not fit one mobile packet.
+    pub post_quantum: bool,
+    /// Servers whose tickets are remembered. Zero: no resumption.
+    pub sessions: usize,
+    /// Records sealed with one key before [`super::Session::key_update_due`] says so.
+    pub key_update_records: u64,
+}
+
+impl ClientOptions {
+    /// The defaults for a dialer that trusts `roots`: `mmtp/1` only, no certificate of its own.
+    #[must_use]
+    pub fn new(roots: Roots) -> ClientOptions {
+        ClientOptions {
+            roots,
+            identity: None,
+            alpn: vec![ALPN_MMTP.to_vec()],
+            post_quantum: false,
+            sessions: 32,
+            key_update_records: KEY_UPDATE_RECORDS,
+        }
+    }
+}
+
+/// Settings of a listener. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct ServerSettings {
+    pub(super) inner: Arc<ServerInner>,
+}
+
+pub(super) struct ServerInner {
+    /// For clients that put another suite first.
+    pub(super) aes_first: Arc<ServerConfig>,
+    /// For clients that put ChaCha20 first: phones without AES in hardware.
+    pub(super) chacha_first: Arc<ServerConfig>,
+    pub(super) tunnels: bool,
+    pub(super) key_update_records: u64,
+}
+
+impl fmt::Debug for ServerSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerSettings").field("tunnels", &self.inner.tunnels).finish_non_exhaustive()
+    }
+}
+
+impl ServerSettings {
+    /// Builds settings. Draws ticket keys from the system's random source.
+    ///
+    /// # Errors
+    /// When the TLS library refuses the combination.
+    pub fn new(options: &ServerOptions) -> Result<ServerSettings, SettingsError> {
+        let aes_first = server_config(options, &AES_FIRST)?;
+        let mut chacha_first = server_config(options, &CHACHA_FIRST)?;
+        // One resumption state for both: a ticket does not say which of the two made it.
+        chacha_first.ticketer = aes_first.ticketer.clone();
+        chacha_first.session_storage = aes_first.session_storage.clone();
+        Ok(ServerSettings {
+            inner: Arc::new(ServerInner {
+                aes_first: Arc::new(aes_first),
+                chacha_first: Arc::new(chacha_first),
+                tunnels: options.tunnels,
+                key_update_records: options.key_update_records,
+            }),
+        })
+    }
+}
+
+/// Settings of a dialer. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct ClientSettings {
+    pub(super) inner: Arc<ClientInner>,
+}
+
+pub(super) struct ClientInner {
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) alpn_required: bool,
+    pub(super) key_update_records: u64,
+}
+
+impl fmt::Debug for ClientSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientSettings").finish_non_exhaustive()
+    }
+}
+
+impl ClientSettings {
+    /// Builds settings.
+    ///
+    /// # Errors
+    /// When the TLS library refuses the combination.
+    pub fn new(options: &ClientOptions) -> Result<ClientSettings, SettingsError> {
+        let builder = ClientConfig::builder_with_provider(crypto(&AES_FIRST, options.post_quantum))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(refused)?
+            .with_root_certificates(Arc::clone(&options.roots.store));
+        let mut config = match &options.identity {
+            Some(identity) => {
+                builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(refused)?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols.clone_from(&options.alpn);
+        config.enable_secret_extraction = true;
+        config.resumption = match options.sessions {
+            0 => Resumption::disabled(),
+            sessions => Resumption::in_memory_sessions(sessions),
+        };
+        Ok(ClientSettings {
+            inner: Arc::new(ClientInner {
+                config: Arc::new(config),
+                alpn_required: !options.alpn.is_empty(),
+                key_update_records: options.key_update_records,
+            }),
+        })
+    }
+}
+
+/// The server's order: the cheapest handshake and bulk cipher first, SHA-384 (the dearest part of a resumed handshake)
+/// last.
+const AES_FIRST: [SupportedCipherSuite; 3] = [
+    cipher_suite::TLS13_AES_128_GCM_SHA256,
+    cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    cipher_suite::TLS13_AES_256_GCM_SHA384,
+];
+
+/// The server's order for a client that puts ChaCha20 first.
+const CHACHA_FIRST: [SupportedCipherSuite; 3] = [
+    cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    cipher_suite::TLS13_AES_128_GCM_SHA256,
+    cipher_suite::TLS13_AES_256_GCM_SHA384,
+];
+
+fn crypto(suites: &[SupportedCipherSuite], post_quantum: bool) -> Arc<CryptoProvider> {
+    let mut kx_groups: Vec<&'static dyn SupportedKxGroup> = Vec::new();
+    if post_quantum {
+        kx_groups.push(kx_group::X25519MLKEM768);
+    }
+    kx_groups.extend([kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1]);
+    Arc::new(CryptoProvider { cipher_suites: suites.to_vec(), kx_groups, ..provider::default_provider() })
+}
+
+fn server_config(options: &ServerOptions, suites: &[SupportedCipherSuite]) -> Result<ServerConfig, SettingsError> {
+    let crypto = crypto(suites, options.post_quantum);
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&crypto))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(refused)?;
+    let builder = match &options.client_roots {
+        Some(roots) => builder.with_client_cert_verifier(
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots.store), crypto)
+                .build()
+                .map_err(|error| SettingsError::BadRoots(error.to_string()))?,
+        ),
+        None => builder.with_no_client_auth(),
+    };
+    let resolver = SingleCertAndKey::from(CertifiedKey::clone(&options.identity.certified));
+    let mut config = builder.with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols.push(ALPN_MMTP.to_vec());
+    if options.tunnels {
+        config.alpn_protocols.push(ALPN_HTTP1.to_vec());
+    }
+    config.ignore_client_order = true;
+    config.enable_secret_extraction = true;
+    config.send_tls13_tickets = options.tickets;
+    // Stateless tickets without early data. A single-use store takes this place when early data comes: rustls accepts
+    // early data only from a store.
+    if options.tickets > 0 {
+        config.ticketer = provider::Ticketer::new().map_err(refused)?;
+    } else {
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    }
+    Ok(config)
+}
+
+fn refused(error: rustls::Error) -> SettingsError {
+    SettingsError::Refused(error.to_string())
+}

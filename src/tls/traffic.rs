@@ -1,0 +1,248 @@
+//! A session after its handshake: application data, and the few messages that may still come between.
+//!
+//! Owns both directions' protection and what is left of rustls to derive further keys. Never buffers application data.
+//! Invariant: what it answers (KeyUpdate, alerts) is whole records, appended only between records of its caller.
+
+use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
+
+use super::Received;
+use super::error::{Alert, TlsError};
+use super::handshake::Kernel;
+use super::record::{ContentType, Protection, RECORD_HEADER_BYTES};
+
+/// Records in a row that carry no application data, before the peer is taken for one that only wants to keep us busy.
+const IDLE_RECORDS_MAX: u16 = 32;
+/// Longest handshake message taken after the handshake: a ticket with a client certificate chain in it fits.
+const MESSAGE_BYTES_MAX: usize = 1 << 14;
+const MESSAGE_HEADER_BYTES: usize = 4;
+const MESSAGE_NEW_SESSION_TICKET: u8 = 4;
+const MESSAGE_KEY_UPDATE: u8 = 24;
+const ALERT_LEVEL_WARNING: u8 = 1;
+const ALERT_LEVEL_FATAL: u8 = 2;
+const ALERT_CLOSE_NOTIFY: u8 = 0;
+const ALERT_USER_CANCELED: u8 = 90;
+
+pub(super) struct Traffic {
+    receiving: Protection,
+    sending: Protection,
+    kernel: Kernel,
+    /// The beginning of a handshake message that spans records.
+    partial: Vec<u8>,
+    key_update_records: u64,
+    /// Records since the last one that carried application data.
+    idle_records: u16,
+    /// The peer was asked for a key update and has not made it yet.
+    update_requested: bool,
+    /// close_notify, or a fatal alert, was put.
+    sending_closed: bool,
+    /// close_notify came.
+    receiving_closed: bool,
+}
+
+impl Traffic {
+    pub(super) fn new(secrets: ExtractedSecrets, kernel: Kernel, key_update_records: u64) -> Result<Traffic, TlsError> {
+        Ok(Traffic {
+            receiving: Protection::new(secrets.rx)?,
+            sending: Protection::new(secrets.tx)?,
+            kernel,
+            partial: Vec::new(),
+            key_update_records,
+            idle_records: 0,
+            update_requested: false,
+            sending_closed: false,
+            receiving_closed: false,
+        })
+    }
+
+    /// Opens one whole record. On an error the caller puts the alert.
+    pub(super) fn receive<'a>(&mut self, record: &'a mut [u8], out: &mut Vec<u8>) -> Result<Received<'a>, TlsError> {
+        if self.receiving_closed {
+            return Ok(Received::Nothing); // RFC 8446 6.1: data after a closure alert is ignored
+        }
+        let (content, plaintext) = self.receiving.open(record)?;
+        if content != ContentType::Handshake && !self.partial.is_empty() {
+            return Err(TlsError::Unexpected("record inside a handshake message")); // RFC 8446 5.1
+        }
+        if content == ContentType::ApplicationData && !plaintext.is_empty() {
+            self.idle_records = 0;
+            return Ok(Received::Data(plaintext));
+        }
+        self.idle_records += 1;
+        if self.idle_records > IDLE_RECORDS_MAX {
+            return Err(TlsError::Flood("too many records without application data"));
+        }
+        match content {
+            ContentType::ApplicationData => Ok(Received::Nothing),
+            ContentType::Handshake => self.handshake(plaintext, out).map(|()| Received::Nothing),
+            ContentType::Alert => self.alert(plaintext),
+            ContentType::ChangeCipherSpec => Err(TlsError::Unexpected("protected change_cipher_spec")), // RFC 8446 5
+        }
+    }
+
+    fn alert(&mut self, plaintext: &[u8]) -> Result<Received<'static>, TlsError> {
+        match *plaintext {
+            [] => Err(TlsError::Unexpected("empty alert record")), // RFC 8446 5.4
+            [_, ALERT_CLOSE_NOTIFY] => {
+                self.receiving_closed = true;
+                Ok(Received::CloseNotify)
+            }
+            [_, ALERT_USER_CANCELED] => Ok(Received::Nothing), // RFC 8446 6.1: a close_notify follows
+            // RFC 8446 6: every other alert is fatal, whatever its level says.
+            [_, code] => {
+                self.sending_closed = true; // nobody is there to read
+                Err(TlsError::PeerAlert(code))
+            }
+            _ => Err(TlsError::Malformed("alert of a wrong length")),
+        }
+    }
+
+    /// Takes a record of handshake bytes: several messages, or a part of one.
+    fn handshake(&mut self, fragment: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
+        if fragment.is_empty() {
+            return Err(TlsError::Unexpected("empty handshake record")); // RFC 8446 5.4
+        }
+        if self.partial.is_empty() {
+            let used_bytes = self.messages(fragment, out)?;
+            self.partial.extend_from_slice(&fragment[used_bytes..]);
+        } else {
+            let mut joined = core::mem::take(&mut self.partial);
+            joined.extend_from_slice(fragment);
+            let used_bytes = self.messages(&joined, out)?;
+            joined.drain(..used_bytes);
+            self.partial = joined;
+        }
+        if self.partial.is_empty() {
+            self.partial = Vec::new(); // an idle session keeps no buffer
+        }
+        Ok(())
+    }
+
+    /// Takes the whole messages at the front of `bytes`; returns how many bytes they were.
+    fn messages(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, TlsError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let Some(message_bytes) = self.message_bytes(rest)? else { break };
+            let Some((message, behind)) = rest.split_at_checked(message_bytes) else { break };
+            self.message(message[0], &message[MESSAGE_HEADER_BYTES..], behind.is_empty(), out)?;
+            rest = behind;
+        }
+        Ok(bytes.len() - rest.len())
+    }
+
+    /// Length of the message that starts here, header included; `None` until its header is there. Refuses at its first
+    /// byte what may not come, so that nothing else is ever gathered.
+    fn message_bytes(&self, fragment: &[u8]) -> Result<Option<usize>, TlsError> {
+        let length_bytes_max = match (fragment[0], &self.kernel) {
+            (MESSAGE_KEY_UPDATE, _) => 1,
+            (MESSAGE_NEW_SESSION_TICKET, Kernel::Client(_)) => MESSAGE_BYTES_MAX,
+            _ => return Err(TlsError::Unexpected("handshake message after the handshake")),
+        };
+        let Some(&[_, high, middle, low]) = fragment.first_chunk::<MESSAGE_HEADER_BYTES>() else { return Ok(None) };
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        if length > length_bytes_max {
+            return Err(TlsError::Malformed("handshake message too long"));
+        }
+        Ok(Some(MESSAGE_HEADER_BYTES + length))
+    }
+
+    fn message(&mut self, kind: u8, body: &[u8], is_last: bool, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        match (kind, &mut self.kernel) {
+            (MESSAGE_NEW_SESSION_TICKET, Kernel::Client(kernel)) => {
+                kernel.handle_new_session_ticket(body).map_err(|error| super::error::from_rustls(&error))
+            }
+            (MESSAGE_KEY_UPDATE, _) if !is_last => {
+                // RFC 8446 5.1: a message must not span a change of keys.
+                Err(TlsError::Unexpected("KeyUpdate is not the end of its record"))
+            }
+            (MESSAGE_KEY_UPDATE, _) => self.key_update(body, out),
+            _ => Err(TlsError::Unexpected("handshake message after the handshake")),
+        }
+    }
+
+    /// RFC 8446 4.6.3.
+    fn key_update(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
+        let answer = match *body {
+            [0] => false,
+            [1] => true,
+            [_] => return Err(TlsError::IllegalParameter("request_update is neither 0 nor 1")),
+            _ => return Err(TlsError::Malformed("KeyUpdate of a wrong length")),
+        };
+        self.receiving = Protection::new(self.kernel.next_receiving()?)?;
+        self.update_requested = false;
+        if answer && !self.sending_closed {
+            self.put_update(false, out)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn seal(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {
+        if self.sending_closed {
+            return Err(TlsError::Misuse("sealed after the end"));
+        }
+        self.sending.seal(ContentType::ApplicationData, out, start)
+    }
+
+    pub(super) fn key_update_due(&self) -> bool {
+        let received_out = self.receiving.sequence() >= self.key_update_records && !self.update_requested;
+        !self.sending_closed && (self.sending.sequence() >= self.key_update_records || received_out)
+    }
+
+    /// Updates the sending key, and asks the peer to do the same when it has used its own for long.
+    pub(super) fn put_key_update(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        if self.sending_closed {
+            return Err(TlsError::Misuse("key update after the end"));
+        }
+        let request = self.receiving.sequence() >= self.key_update_records / 2 && !self.update_requested;
+        self.put_update(request, out)?;
+        self.update_requested |= request;
+        Ok(())
+    }
+
+    fn put_update(&mut self, request: bool, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        self.put(ContentType::Handshake, &[MESSAGE_KEY_UPDATE, 0, 0, 1, u8::from(request)], out)?;
+        self.sending = Protection::new(self.kernel.next_sending()?)?;
+        Ok(())
+    }
+
+    pub(super) fn put_close_notify(&mut self, out: &mut Vec<u8>) {
+        self.put_alert(Alert::CloseNotify, out);
+    }
+
+    /// Puts an alert, after which nothing more is sent. Puts nothing after an earlier one.
+    pub(super) fn put_alert(&mut self, alert: Alert, out: &mut Vec<u8>) {
+        if self.sending_closed {
+            return;
+        }
+        let level = if alert == Alert::CloseNotify { ALERT_LEVEL_WARNING } else { ALERT_LEVEL_FATAL };
+        let start = out.len();
+        if self.put(ContentType::Alert, &[level, alert.code()], out).is_err() {
+            out.truncate(start); // the key is used up: the peer sees the connection end without the alert
+        }
+        self.sending_closed = true;
+    }
+
+    fn put(&mut self, content: ContentType, payload: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
+        let start = out.len();
+        out.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
+        out.extend_from_slice(payload);
+        self.sending.seal(content, out, start)
+    }
+}
+
+impl Kernel {
+    fn next_sending(&mut self) -> Result<(u64, ConnectionTrafficSecrets), TlsError> {
+        let next = match self {
+            Kernel::Server(kernel) => kernel.update_tx_secret(),
+            Kernel::Client(kernel) => kernel.update_tx_secret(),
+        };
+        next.map_err(|_| TlsError::Internal("no next traffic secret"))
+    }
+
+    fn next_receiving(&mut self) -> Result<(u64, ConnectionTrafficSecrets), TlsError> {
+        let next = match self {
+            Kernel::Server(kernel) => kernel.update_rx_secret(),
+            Kernel::Client(kernel) => kernel.update_rx_secret(),
+        };
+        next.map_err(|_| TlsError::Internal("no next traffic secret"))
+    }
+}

@@ -1,0 +1,368 @@
+//! Links, TLS and role together, without the ring: what happens to a link, step by step.
+//!
+//! Owns the links and the role. Never enters the kernel: what needs it is left in `links.requests`, `links.dirty` and
+//! `dying` for the worker. Invariant: a role hears `opened` before anything else of a link, and `closed` once, last.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::WorkerSettings;
+use super::links::Links;
+use super::shared::Shared;
+use super::socket::{Ending, Link, Phase, Receiving};
+use crate::base::time::Time;
+use crate::base::timers::Timers;
+use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Protocol, Role, Wire};
+use crate::relay::proxy_protocol;
+use crate::ring::Fd;
+use crate::tls::{self, Established, Received, TlsError};
+
+pub(super) struct Engine<L> {
+    pub(super) now: Time,
+    pub(super) links: Links,
+    pub(super) role: L,
+    pub(super) timers: Timers<LinkId>,
+    pub(super) settings: WorkerSettings,
+    pub(super) shared: Arc<Shared>,
+    /// Links that wait to be freed, and whether what is out on them was cancelled.
+    pub(super) dying: Vec<(LinkId, bool)>,
+    /// Scratch for what a session wants sent.
+    replies: Vec<u8>,
+}
+
+impl<L: Role<Links>> Engine<L> {
+    pub(super) fn new(role: L, settings: WorkerSettings, shared: Arc<Shared>) -> Engine<L> {
+        Engine {
+            now: Time::ZERO,
+            links: Links::new(shared.clone(), settings.index),
+            role,
+            timers: Timers::default(),
+            settings,
+            shared,
+            dying: Vec::new(),
+            replies: Vec::new(),
+        }
+    }
+
+    // ---- bytes in ----
+
+    /// Bytes arrived from the socket.
+    pub(super) fn feed(&mut self, key: LinkId, bytes: &mut [u8]) {
+        let Some(link) = self.links.slab.get_mut(key) else { return };
+        match link.phase {
+            Phase::Open => {
+                touch_idle(link, self.now, self.settings.idle_timeout, &mut self.timers, key);
+                if link.lane.session.is_some() {
+                    self.feed_records(key, bytes);
+                } else {
+                    self.role.bytes(self.now, &mut self.links, key, bytes);
+                }
+            }
+            Phase::Handshaking => self.feed_records(key, bytes),
+            Phase::Preamble => self.feed_preamble(key, bytes),
+            Phase::Connecting | Phase::Retiring | Phase::Dying => {}
+        }
+    }
+
+    fn feed_preamble(&mut self, key: LinkId, bytes: &mut [u8]) {
+        let link = self.links.slab.get_mut(key).expect("the caller found it");
+        let mut carry = std::mem::take(&mut link.carry);
+        carry.extend_from_slice(bytes);
+        match proxy_protocol::read(&carry) {
+            Ok(None) => link.carry = carry,
+            Ok(Some((used, address))) => {
+                link.peer = address.unwrap_or(link.peer);
+                link.phase = Phase::Handshaking;
+                self.feed_records(key, &mut carry[used..]);
+            }
+            Err(error) => {
+                let peer = Some(link.peer);
+                self.links.counters.proxy_headers_refused += 1;
+                let detail = error.what();
+                self.links.log(LogLine { what: "PROXY header refused", link: Some(key), peer, code: 0, detail });
+                self.kill(key, CloseReason::Protocol, true);
+            }
+        }
+    }
+
+    /// Cuts the stream into records: whole ones are opened where they lie, a partial one is carried over.
+    fn feed_records(&mut self, key: LinkId, mut bytes: &mut [u8]) {
+        while !bytes.is_empty() {
+            let Some(link) = self.links.slab.get_mut(key) else { return };
+            if !matches!(link.phase, Phase::Handshaking | Phase::Open) {
+                return;
+            }
+            if !link.carry.is_empty() {
+                let used = self.feed_carried(key, bytes);
+                bytes = &mut bytes[used..];
+                continue;
+            }
+            match tls::record_bytes(bytes) {
+                Ok(Some(length)) if length <= bytes.len() => {
+                    let (record, rest) = bytes.split_at_mut(length);
+                    self.record(key, record);
+                    bytes = rest;
+                }
+                Ok(_) => {
+                    let mut carry = self.links.take_spare();
+                    carry.extend_from_slice(bytes);
+                    self.links.slab.get_mut(key).expect("found above").carry = carry;
+                    return;
+                }
+                Err(error) => return self.miscut(key, error),
+            }
+        }
+    }
+
+    /// Adds to the carried record what it still lacks, and opens it when it is whole. Returns the bytes used.
+    fn feed_carried(&mut self, key: LinkId, bytes: &[u8]) -> usize {
+        let link = self.links.slab.get_mut(key).expect("the caller found it");
+        let mut carry = std::mem::take(&mut link.carry);
+        let mut used = 0;
+        loop {
+            let wanted = match tls::record_bytes(&carry) {
+                Ok(wanted) => wanted.unwrap_or(tls::RECORD_HEADER_BYTES),
+                Err(error) => {
+                    self.miscut(key, error);
+                    return bytes.len();
+                }
+            };
+            let part = (wanted - carry.len()).min(bytes.len() - used);
+            carry.extend_from_slice(&bytes[used..used + part]);
+            used += part;
+            if carry.len() < wanted {
+                self.links.slab.get_mut(key).expect("found above").carry = carry;
+                return used;
+            }
+            if wanted > tls::RECORD_HEADER_BYTES {
+                self.record(key, &mut carry);
+                self.links.keep_spare(carry);
+                return used;
+            }
+        }
+    }
+
+    /// What arrived is not a record.
+    fn miscut(&mut self, key: LinkId, error: TlsError) {
+        let link = self.links.slab.get_mut(key).expect("the caller found it");
+        let mut replies = std::mem::take(&mut self.replies);
+        if let Some(session) = link.lane.session.as_mut() {
+            session.fail(error, &mut replies);
+        }
+        link.lane.put_ahead(&replies);
+        replies.clear();
+        self.replies = replies;
+        self.violated(key, error);
+    }
+
+    /// One whole record.
+    fn record(&mut self, key: LinkId, record: &mut [u8]) {
+        let link = self.links.slab.get_mut(key).expect("the caller found it");
+        let session = link.lane.session.as_mut().expect("records are cut for links with a session only");
+        let mut replies = std::mem::take(&mut self.replies);
+        let received = session.receive(record, &mut replies);
+        if !replies.is_empty() {
+            link.lane.put_ahead(&replies);
+            self.links.touch(key);
+            replies.clear();
+        }
+        self.replies = replies;
+        match received {
+            Ok(Received::Nothing) => {}
+            Ok(Received::Data(plain)) => {
+                if !plain.is_empty() {
+                    self.role.bytes(self.now, &mut self.links, key, plain);
+                }
+            }
+            Ok(Received::Established(established)) => self.established(key, &established),
+            Ok(Received::CloseNotify) => self.peer_ended(key),
+            Err(error) => self.violated(key, error),
+        }
+    }
+
+    fn established(&mut self, key: LinkId, established: &Established) {
+        if established.resumed {
+            self.links.counters.handshakes_resumed += 1;
+        } else {
+            self.links.counters.handshakes_full += 1;
+        }
+        let protocol = established.protocol;
+        self.links.slab.get_mut(key).expect("the caller found it").phase = Phase::Open;
+        self.opened(key, protocol);
+    }
+
+    /// Tells the role that a link is ready.
+    pub(super) fn opened(&mut self, key: LinkId, protocol: Protocol) {
+        let link = self.links.slab.get_mut(key).expect("the caller found it");
+        link.known_to_role = true;
+        link.deadline.set(None, &mut self.timers, key);
+        touch_idle(link, self.now, self.settings.idle_timeout, &mut self.timers, key);
+        let opened = Opened { origin: link.origin, peer: link.peer, protocol };
+        self.role.opened(self.now, &mut self.links, key, opened);
+    }
+
+    /// The peer broke TLS. Its alert, if any, has been put and is sent before the end.
+    fn violated(&mut self, key: LinkId, error: TlsError) {
+        let Some(link) = self.links.slab.get(key) else { return };
+        let (handshaking, peer) = (link.phase == Phase::Handshaking, Some(link.peer));
+        let what = if handshaking { "TLS handshake failed" } else { "TLS broken" };
+        if handshaking {
+            self.links.counters.handshakes_failed += 1;
+        } else {
+            self.links.counters.tls_errors += 1;
+        }
+        let code = error.alert().map_or(-1, |alert| i64::from(alert.code()));
+        self.links.log(LogLine { what, link: Some(key), peer, code, detail: error.detail() });
+        self.retire(key, CloseReason::Protocol);
+    }
+
+    // ---- ends ----
+
+    /// The peer ended its direction in order.
+    fn peer_ended(&mut self, key: LinkId) {
+        let Some(link) = self.links.slab.get_mut(key) else { return };
+        if std::mem::replace(&mut link.peer_ended, true) {
+            return;
+        }
+        if link.phase == Phase::Open {
+            self.role.ended(self.now, &mut self.links, key);
+        } else if link.phase == Phase::Handshaking {
+            self.links.counters.handshakes_failed += 1;
+            self.kill(key, CloseReason::Protocol, false);
+        }
+        self.settle(key);
+    }
+
+    /// The socket's receiving direction is over (FIN).
+    pub(super) fn peer_cut(&mut self, key: LinkId) {
+        let Some(link) = self.links.slab.get_mut(key) else { return };
+        link.receiving = Receiving::Over;
+        match link.phase {
+            Phase::Open if link.lane.session.is_none() => self.peer_ended(key),
+            Phase::Open if !link.peer_ended => {
+                // FIN without close_notify: RFC 8446 6.1 calls it a truncation, and nothing vouches for the end.
+                self.links.counters.truncated_ends += u64::from(link.lane.ending == Ending::Open);
+                self.kill(key, CloseReason::Protocol, false);
+            }
+            Phase::Preamble | Phase::Handshaking => {
+                self.links.counters.handshakes_failed += 1;
+                self.kill(key, CloseReason::Protocol, false);
+            }
+            Phase::Open | Phase::Retiring => self.settle(key),
+            Phase::Connecting | Phase::Dying => {}
+        }
+    }
+
+    /// Closes a link whose both directions have ended.
+    pub(super) fn settle(&mut self, key: LinkId) {
+        let Some(link) = self.links.slab.get(key) else { return };
+        let heard_out = link.peer_ended || link.receiving == Receiving::Over;
+        if link.lane.ending == Ending::Done && heard_out && matches!(link.phase, Phase::Open | Phase::Retiring) {
+            self.kill(key, CloseReason::Done, false);
+        }
+    }
+
+    /// A send has gone: the role may put more, and an idle clock starts anew.
+    pub(super) fn moved(&mut self, key: LinkId, was_full: bool) {
+        let Some(link) = self.links.slab.get_mut(key) else { return };
+        if link.phase != Phase::Open {
+            return;
+        }
+        touch_idle(link, self.now, self.settings.idle_timeout, &mut self.timers, key);
+        if was_full && !link.lane.is_full() {
+            self.role.room(self.now, &mut self.links, key);
+        }
+    }
+
+    /// Tells the role, once, that a link is gone.
+    fn tell_closed(&mut self, key: LinkId, reason: CloseReason) {
+        let Some(link) = self.links.slab.get_mut(key) else { return };
+        let was_open = std::mem::take(&mut link.known_to_role);
+        let dialed = matches!(link.origin, Origin::Dialed { .. }) && !link.told_closed;
+        link.told_closed = true;
+        if was_open || dialed {
+            let closed = Closed { origin: link.origin, was_open, reason, submitted: link.lane.submitted };
+            self.role.closed(self.now, &mut self.links, key, closed);
+        }
+    }
+
+    /// Ends a link gently: what was put is sent, the peer's end is awaited for a while. The role hears of it now.
+    pub(super) fn retire(&mut self, key: LinkId, reason: CloseReason) {
+        let Some(link) = self.links.touch(key) else { return };
+        match link.phase {
+            Phase::Connecting | Phase::Preamble => return self.kill(key, reason, false),
+            Phase::Retiring | Phase::Dying => return,
+            Phase::Handshaking | Phase::Open => {}
+        }
+        link.phase = Phase::Retiring;
+        link.paused = false;
+        if link.lane.ending == Ending::Open {
+            link.lane.ending = Ending::Wanted;
+        }
+        let until = self.now + self.settings.linger_timeout;
+        link.deadline.set(Some(until), &mut self.timers, key);
+        if link.receiving == Receiving::Idle {
+            self.links.resume(key);
+        }
+        self.tell_closed(key, reason);
+        self.settle(key);
+    }
+
+    /// Ends a link at once. With `reset` the peer is told that something was lost.
+    pub(super) fn kill(&mut self, key: LinkId, reason: CloseReason, reset: bool) {
+        let Some(link) = self.links.slab.get_mut(key) else { return };
+        if link.phase == Phase::Dying {
+            return;
+        }
+        link.phase = Phase::Dying;
+        link.reset |= reset;
+        link.deadline.set(None, &mut self.timers, key);
+        self.dying.push((key, false));
+        self.tell_closed(key, reason);
+    }
+
+    /// Frees a link that nothing is out on; returns the descriptor to close.
+    pub(super) fn forget(&mut self, key: LinkId) -> Option<(Fd, bool)> {
+        let mut link = self.links.slab.remove(key)?;
+        assert!(!link.is_lent(), "a slot is freed after the last completion");
+        self.links.counters.links_open -= 1;
+        if matches!(link.origin, Origin::Accepted { .. }) {
+            self.links.counters.connections_open -= 1;
+            self.shared.drop_load(self.settings.index);
+        }
+        self.links.keep_spare(std::mem::take(&mut link.carry));
+        self.links.keep_spare(std::mem::take(&mut link.lane.filling));
+        link.fd.map(|fd| (fd, link.reset))
+    }
+
+    // ---- time ----
+
+    /// Acts on every deadline that has passed.
+    pub(super) fn expire(&mut self) {
+        while let Some(key) = self.timers.pop_due(self.now) {
+            let Some(link) = self.links.slab.get_mut(key) else { continue };
+            if !link.deadline.due(self.now, &mut self.timers, key) {
+                continue;
+            }
+            let (phase, peer) = (link.phase, Some(link.peer));
+            match phase {
+                Phase::Preamble | Phase::Handshaking | Phase::Connecting => {
+                    self.links.counters.handshakes_failed += u64::from(phase != Phase::Connecting);
+                    let line = LogLine { what: "set-up timed out", link: Some(key), peer, code: 0, detail: "" };
+                    self.links.log(line);
+                    self.kill(key, CloseReason::TimedOut, true);
+                }
+                Phase::Open => self.retire(key, CloseReason::TimedOut),
+                Phase::Retiring => self.kill(key, CloseReason::TimedOut, true),
+                Phase::Dying => {}
+            }
+        }
+    }
+}
+
+/// Moves the idle deadline of an accepted link. Dialled links have none here: their role knows what they are for.
+fn touch_idle(link: &mut Link, now: Time, idle: Duration, timers: &mut Timers<LinkId>, key: LinkId) {
+    if matches!(link.origin, Origin::Accepted { .. }) {
+        link.deadline.set(Some(now + idle), timers, key);
+    }
+}

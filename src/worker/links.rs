@@ -1,0 +1,134 @@
+//! All links of a worker, and the role's way to act on them ([`Wire`]).
+//!
+//! Owns every [`Link`], the list of lanes to flush and the requests of the role. Never enters the kernel: requests are
+//! carried out by the worker after the event that made them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::shared::Shared;
+use super::socket::{Ending, Link, Phase, SendLane};
+use crate::base::counters::Counters;
+use crate::base::slab::Slab;
+use crate::base::wire::{LinkId, LogLine, Origin, Target, Wire};
+
+/// Spare send buffers kept for reuse.
+const SPARE_COUNT_MAX: usize = 256;
+
+/// A spare buffer larger than this is freed instead of kept.
+const SPARE_BYTES_MAX: usize = 256 * 1024;
+
+/// Something a role asked for that needs the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Request {
+    Finish(LinkId),
+    Close(LinkId),
+    Abort(LinkId),
+    Pause(LinkId),
+    Resume(LinkId),
+    Dial(LinkId),
+}
+
+/// The links of one worker.
+pub struct Links {
+    pub(super) slab: Slab<Link>,
+    /// Links whose lane may have something to send.
+    pub(super) dirty: Vec<LinkId>,
+    pub(super) requests: VecDeque<Request>,
+    pub(super) counters: Counters,
+    spare: Vec<Vec<u8>>,
+    shared: Arc<Shared>,
+    worker: usize,
+}
+
+impl Links {
+    pub(super) fn new(shared: Arc<Shared>, worker: usize) -> Links {
+        Links {
+            slab: Slab::new(),
+            dirty: Vec::new(),
+            requests: VecDeque::new(),
+            counters: Counters::default(),
+            spare: Vec::new(),
+            shared,
+            worker,
+        }
+    }
+
+    /// An empty buffer, used before if there is one.
+    pub(super) fn take_spare(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back.
+    pub(super) fn keep_spare(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < SPARE_COUNT_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Puts a link on the list of lanes to flush and gives its lane a buffer.
+    pub(super) fn touch(&mut self, link: LinkId) -> Option<&mut Link> {
+        let found = self.slab.get_mut(link)?;
+        if !found.lane.dirty {
+            found.lane.dirty = true;
+            self.dirty.push(link);
+        }
+        if found.lane.filling.capacity() == 0
+            && let Some(buffer) = self.spare.pop()
+        {
+            found.lane.filling = buffer;
+        }
+        Some(found)
+    }
+}
+
+impl Wire for Links {
+    type Out = SendLane;
+
+    fn out(&mut self, link: LinkId) -> Option<&mut SendLane> {
+        let found = self.slab.get(link)?;
+        if found.phase != Phase::Open || found.lane.ending != Ending::Open {
+            return None;
+        }
+        self.touch(link).map(|found| &mut found.lane)
+    }
+
+    fn finish(&mut self, link: LinkId) {
+        self.requests.push_back(Request::Finish(link));
+    }
+
+    fn close(&mut self, link: LinkId) {
+        self.requests.push_back(Request::Close(link));
+    }
+
+    fn abort(&mut self, link: LinkId) {
+        self.requests.push_back(Request::Abort(link));
+    }
+
+    fn pause(&mut self, link: LinkId) {
+        self.requests.push_back(Request::Pause(link));
+    }
+
+    fn resume(&mut self, link: LinkId) {
+        self.requests.push_back(Request::Resume(link));
+    }
+
+    fn dial(&mut self, target: Target, tag: u64) -> LinkId {
+        let link = Link::new(Phase::Connecting, Origin::Dialed { tag }, target.security, target.address);
+        let link = self.slab.insert(link);
+        self.counters.links_open += 1;
+        self.requests.push_back(Request::Dial(link));
+        link
+    }
+
+    fn counters(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    fn log(&mut self, line: LogLine) {
+        if self.shared.logs.push((self.worker, line)).is_err() {
+            self.counters.log_lines_dropped += 1;
+        }
+    }
+}

@@ -1,0 +1,606 @@
+//! The loop of one core: reap, feed, drain, submit once. Here kernel and pure parts meet, and only here.
+//!
+//! Owns the ring and the links of its core; carries bytes between ring, TLS and the role. Never blocks but in
+//! [`Ring::wait`], never looks into a payload, and never touches another worker's memory.
+//!
+//! What cores share, completely ([`Shared`]): the number of live connections of each (to balance accepts), a queue of
+//! commands to each (adopted connections, new certificates, drain and stop), how to wake each, the counters that each
+//! publishes, and the queue of log lines to the slow thread.
+
+mod engine;
+mod links;
+mod shared;
+mod socket;
+
+pub use links::Links;
+pub use shared::{Command, Shared, TlsSettings};
+pub use socket::SendLane;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::engine::Engine;
+use self::links::Request;
+use self::socket::{Ending, Link, Phase, Receiving};
+use crate::base::slab::Key;
+use crate::base::time::Time;
+use crate::base::wire::{CloseReason, LinkId, LogLine, Origin, Protocol, Role, Security, Sink, Wire};
+use crate::ring::{Completion, Errno, Fd, Outcome, Ring, RingError, Token};
+use crate::tls::Session;
+
+/// How often the counters are published while there is nothing else to do.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// After a failed accept for want of descriptors or memory, the listener rests this long.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// What a stopping worker grants the kernel for handing back what was lent.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// What a worker needs to know.
+#[derive(Clone)]
+pub struct WorkerSettings {
+    /// Its index among the workers of the process.
+    pub index: usize,
+    /// Its own listening sockets, in the order of the configuration.
+    pub listeners: Vec<ListenerPlan>,
+    /// TLS of listeners and gateways.
+    pub tls: Arc<TlsSettings>,
+    /// Most accepted connections at a time; more are closed at once.
+    pub accepted_max: usize,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From dial to the end of connect and TLS handshake.
+    pub connect_timeout: Duration,
+    /// An accepted connection on which nothing moves is closed after this.
+    pub idle_timeout: Duration,
+    /// How long a closed connection may take to hand over its last bytes and hear the peer's end.
+    pub linger_timeout: Duration,
+}
+
+/// One listening socket of a worker.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerPlan {
+    /// The socket.
+    pub fd: Fd,
+    /// Whether every connection starts with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
+}
+
+/// A listener and the state of its accept operation.
+struct Listener {
+    fd: Option<Fd>,
+    armed: bool,
+    /// When to arm again after accepting failed.
+    rest_until: Option<Time>,
+}
+
+/// One core's loop.
+pub struct Worker<R: Ring, L: Role<Links>> {
+    ring: R,
+    engine: Engine<L>,
+    listeners: Vec<Listener>,
+    completions: Vec<Completion<R::Lease>>,
+    starved: Vec<LinkId>,
+    /// Scratch: the dirty list of the pass that is being flushed.
+    flushing: Vec<LinkId>,
+    published_at: Time,
+    /// Some once draining: when patience ends.
+    drain_until: Option<Time>,
+    stopping: bool,
+}
+
+impl<R: Ring, L: Role<Links>> Worker<R, L> {
+    /// A worker that accepts at once. `ring` must have been made on this thread.
+    pub fn new(ring: R, role: L, settings: WorkerSettings, shared: Arc<Shared>) -> Worker<R, L> {
+        let listeners = settings
+            .listeners
+            .iter()
+            .map(|plan| Listener { fd: Some(plan.fd), armed: false, rest_until: None })
+            .collect();
+        let published_at = ring.now();
+        let mut worker = Worker {
+            ring,
+            engine: Engine::new(role, settings, shared),
+            listeners,
+            completions: Vec::new(),
+            starved: Vec::new(),
+            flushing: Vec::new(),
+            published_at,
+            drain_until: None,
+            stopping: false,
+        };
+        worker.arm_listeners();
+        worker
+    }
+
+    /// The role, to look at.
+    pub fn role(&self) -> &L {
+        &self.engine.role
+    }
+
+    /// The links, to look at: counters and what is open.
+    pub fn links(&self) -> &Links {
+        &self.engine.links
+    }
+
+    /// The ring. Simulations move their network through it.
+    pub fn ring(&mut self) -> &mut R {
+        &mut self.ring
+    }
+
+    /// Runs until told to stop or drained.
+    ///
+    /// # Errors
+    /// When the ring breaks.
+    pub fn run(&mut self) -> Result<(), RingError> {
+        while self.pass()? {}
+        Ok(())
+    }
+
+    /// One pass: waits for something to happen, handles all of it, submits once at the next call. False when the worker is
+    /// done.
+    ///
+    /// # Errors
+    /// When the ring breaks.
+    pub fn pass(&mut self) -> Result<bool, RingError> {
+        let until = self.next_deadline();
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.wait(Some(until), &mut completions)?;
+        let now = self.ring.now();
+        self.engine.now = now;
+        for completion in completions.drain(..) {
+            self.complete(completion);
+        }
+        self.completions = completions;
+        self.engine.expire();
+        if self.engine.role.next_deadline().is_some_and(|at| at <= now) {
+            self.engine.role.due(now, &mut self.engine.links);
+        }
+        self.engine.role.pass_ended(now, &mut self.engine.links);
+        self.carry_out();
+        self.flush();
+        self.bury();
+        self.feed_starved();
+        self.publish(now);
+        Ok(!self.is_over(now))
+    }
+
+    fn next_deadline(&self) -> Time {
+        let mut until = self.published_at + PUBLISH_INTERVAL;
+        let rests = self.listeners.iter().filter_map(|listener| listener.rest_until);
+        let others = [self.engine.role.next_deadline(), self.engine.timers.next(), self.drain_until];
+        for at in others.into_iter().flatten().chain(rests) {
+            until = until.min(at);
+        }
+        until
+    }
+
+    fn publish(&mut self, now: Time) {
+        if now.since(self.published_at) < PUBLISH_INTERVAL {
+            return;
+        }
+        self.published_at = now;
+        let lent = self.ring.buffers_total() - self.ring.buffers_free();
+        let counters = &mut self.engine.links.counters;
+        counters.buffers_lent = lent as u64;
+        self.engine.shared.published[self.engine.settings.index].publish(counters);
+        self.arm_listeners();
+    }
+
+    // ---- completions ----
+
+    fn complete(&mut self, completion: Completion<R::Lease>) {
+        let Completion { token, outcome } = completion;
+        match outcome {
+            Outcome::Accepted { result, more } => self.accepted(token.slot() as usize, result, more),
+            Outcome::Woken => self.obey(),
+            Outcome::Received { result, more } => self.received(token, result, more),
+            Outcome::Sent { bytes, result } => self.sent(token, bytes, result),
+            Outcome::Connected(result) => self.connected(token, result),
+            Outcome::Shut => {
+                let Some(link) = self.engine.find(token) else { return };
+                self.engine.links.slab.get_mut(link).expect("just found").lane.ending = Ending::Done;
+                self.engine.settle(link);
+            }
+        }
+    }
+
+    fn received(&mut self, token: Token, result: Result<Option<R::Lease>, Errno>, more: bool) {
+        let Some(key) = self.engine.find(token) else {
+            if let Ok(Some(lease)) = result {
+                self.ring.give_back(lease);
+            }
+            return;
+        };
+        if !more {
+            self.engine.links.slab.get_mut(key).expect("just found").receiving = Receiving::Idle;
+        }
+        match result {
+            Ok(Some(mut lease)) => {
+                let bytes = self.ring.bytes(&mut lease);
+                self.engine.links.counters.receives += 1;
+                self.engine.links.counters.bytes_received += bytes.len() as u64;
+                self.engine.feed(key, bytes);
+                self.ring.give_back(lease);
+            }
+            Ok(None) => self.engine.peer_cut(key),
+            Err(Errno::NO_BUFFERS) => {
+                self.engine.links.counters.buffers_exhausted += 1;
+                let link = self.engine.links.slab.get_mut(key).expect("just found");
+                link.receiving = Receiving::Starved;
+                self.starved.push(key);
+            }
+            Err(Errno::CANCELED) => {}
+            Err(errno) => {
+                self.engine.links.slab.get_mut(key).expect("just found").receiving = Receiving::Over;
+                self.engine.kill(key, CloseReason::Os(errno.0), false);
+            }
+        }
+        self.arm(key);
+    }
+
+    fn sent(&mut self, token: Token, bytes: Vec<u8>, result: Result<usize, Errno>) {
+        let Some(key) = self.engine.find(token) else { return };
+        let links = &mut self.engine.links;
+        let link = links.slab.get_mut(key).expect("just found");
+        let was_full = link.lane.is_full();
+        let out_bytes = std::mem::take(&mut link.lane.in_flight_bytes);
+        links.counters.sends += 1;
+        match result {
+            Ok(taken) if taken >= out_bytes => {
+                links.counters.bytes_sent += out_bytes as u64;
+                links.keep_spare(bytes);
+                links.touch(key);
+                self.engine.moved(key, was_full);
+            }
+            Ok(taken) if taken > 0 && link.phase != Phase::Dying => {
+                links.counters.bytes_sent += taken as u64;
+                links.counters.sends_short += 1;
+                link.lane.in_flight_bytes = out_bytes - taken;
+                let from = bytes.len() - (out_bytes - taken);
+                let fd = link.fd.expect("a link that sent has a descriptor");
+                self.ring.send(fd, key, bytes, from);
+            }
+            Ok(_) => self.engine.kill(key, CloseReason::Os(libc::EPIPE), false),
+            Err(errno) => self.engine.kill(key, CloseReason::Os(errno.0), false),
+        }
+    }
+
+    fn connected(&mut self, token: Token, result: Result<(), Errno>) {
+        let Some(key) = self.engine.find(token) else { return };
+        let link = self.engine.links.slab.get_mut(key).expect("just found");
+        link.connect_out = false;
+        if link.phase != Phase::Connecting {
+            return;
+        }
+        match result {
+            Ok(()) => self.engine.start_dialed(key),
+            Err(errno) => self.engine.kill(key, CloseReason::Os(errno.0), false),
+        }
+        self.arm(key);
+    }
+
+    // ---- accepting ----
+
+    fn arm_listeners(&mut self) {
+        let now = self.ring.now();
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            let rested = listener.rest_until.is_none_or(|until| until <= now);
+            if let (Some(fd), false, true) = (listener.fd, listener.armed, rested && self.drain_until.is_none()) {
+                listener.rest_until = None;
+                listener.armed = true;
+                self.ring.accept(fd, Key { index: index as u32, generation: 0 });
+            }
+        }
+    }
+
+    fn accepted(&mut self, index: usize, result: Result<Fd, Errno>, more: bool) {
+        let draining = self.drain_until.is_some();
+        let listener = &mut self.listeners[index];
+        listener.armed = more;
+        if draining
+            && !more
+            && let Some(fd) = listener.fd.take()
+        {
+            self.ring.close(fd, false);
+        }
+        match result {
+            Ok(fd) => self.place(fd, index),
+            Err(Errno::CANCELED) => {}
+            Err(errno) => {
+                self.engine.links.counters.accept_errors += 1;
+                // Errors of the connection itself (it was reset meanwhile) need no rest; want of resources does.
+                if matches!(errno.0, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) {
+                    self.listeners[index].rest_until = Some(self.engine.now + ACCEPT_REST);
+                    let code = i64::from(errno.0);
+                    let line = LogLine { what: "accept failed", link: None, peer: None, code, detail: "errno" };
+                    self.engine.links.log(line);
+                }
+            }
+        }
+        if !more {
+            self.arm_listeners();
+        }
+    }
+
+    /// Decides which worker gets a connection.
+    fn place(&mut self, fd: Fd, listener: usize) {
+        let index = self.engine.settings.index;
+        let shared = &self.engine.shared;
+        if let Some(better) = shared.better_worker(index) {
+            shared.add_load(better);
+            match shared.send(better, Command::Adopt { fd, listener }) {
+                Ok(()) => {
+                    self.engine.links.counters.connections_handed_over += 1;
+                    return;
+                }
+                Err(_) => shared.drop_load(better),
+            }
+        }
+        shared.add_load(index);
+        self.adopt(fd, listener);
+    }
+
+    /// Makes a link of an accepted connection that is counted for this worker already.
+    fn adopt(&mut self, fd: Fd, listener: usize) {
+        self.engine.links.counters.connections_accepted += 1;
+        let full = self.engine.links.counters.connections_open >= self.engine.settings.accepted_max as u64;
+        let peer = self.ring.peer(fd);
+        let (Some(peer), false) = (peer, full || self.stopping) else {
+            self.engine.links.counters.connections_refused += u64::from(full);
+            self.engine.shared.drop_load(self.engine.settings.index);
+            self.ring.close(fd, true);
+            return;
+        };
+        if let Some(key) = self.engine.start_accepted(fd, listener, peer) {
+            self.arm(key);
+        } else {
+            self.ring.close(fd, true);
+        }
+    }
+
+    // ---- commands ----
+
+    fn obey(&mut self) {
+        while let Some(command) = self.engine.shared.take(self.engine.settings.index) {
+            match command {
+                Command::Adopt { fd, listener } => self.adopt(fd, listener),
+                Command::Certificates(tls) => self.engine.settings.tls = tls,
+                Command::Drain(patience) => self.drain(patience),
+                Command::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    /// Takes nothing new and ends what runs within `patience`.
+    pub fn drain(&mut self, patience: Duration) {
+        if self.drain_until.is_some() {
+            return;
+        }
+        let until = self.engine.now + patience;
+        self.drain_until = Some(until);
+        for listener in &mut self.listeners {
+            match (listener.armed, listener.fd) {
+                (true, Some(fd)) => self.ring.cancel(fd),
+                (false, Some(fd)) => {
+                    self.ring.close(fd, false);
+                    listener.fd = None;
+                }
+                (_, None) => {}
+            }
+        }
+        self.engine.role.drain(self.engine.now, &mut self.engine.links, until);
+    }
+
+    fn is_over(&mut self, now: Time) -> bool {
+        let Some(until) = self.drain_until else { return self.stopping };
+        let silent = self.engine.links.slab.is_empty() && self.listeners.iter().all(|listener| listener.fd.is_none());
+        if self.engine.role.is_drained() && silent {
+            return true;
+        }
+        if now >= until && !self.stopping {
+            // Patience is over: what is left is cut, and the kernel gets a moment to hand back what was lent.
+            self.stopping = true;
+            self.drain_until = Some(now + STOP_GRACE);
+            let left: Vec<LinkId> = self.engine.links.slab.iter().map(|(key, _)| key).collect();
+            for key in left {
+                self.engine.kill(key, CloseReason::TimedOut, true);
+            }
+            self.bury();
+            return false;
+        }
+        now >= until
+    }
+
+    // ---- what needs the kernel at the end of a pass ----
+
+    fn carry_out(&mut self) {
+        while let Some(request) = self.engine.links.requests.pop_front() {
+            match request {
+                Request::Finish(key) => {
+                    if let Some(link) = self.engine.links.touch(key)
+                        && link.lane.ending == Ending::Open
+                    {
+                        link.lane.ending = Ending::Wanted;
+                    }
+                }
+                Request::Close(key) => self.engine.retire(key, CloseReason::Done),
+                Request::Abort(key) => self.engine.kill(key, CloseReason::Aborted, true),
+                Request::Pause(key) => self.pause(key),
+                Request::Resume(key) => {
+                    if let Some(link) = self.engine.links.slab.get_mut(key) {
+                        link.paused = false;
+                    }
+                    self.arm(key);
+                }
+                Request::Dial(key) => self.dial(key),
+            }
+        }
+    }
+
+    fn pause(&mut self, key: LinkId) {
+        let Some(link) = self.engine.links.slab.get_mut(key) else { return };
+        link.paused = true;
+        if link.receiving == Receiving::Armed {
+            link.receiving = Receiving::Stopping;
+            self.ring.stop_receiving(key);
+        }
+    }
+
+    /// Starts receiving if the link should and does not.
+    fn arm(&mut self, key: LinkId) {
+        let Some(link) = self.engine.links.slab.get_mut(key) else { return };
+        if let (Receiving::Idle, true, Some(fd)) = (link.receiving, link.wants_receive(), link.fd) {
+            link.receiving = Receiving::Armed;
+            self.ring.receive(fd, key);
+        }
+    }
+
+    fn dial(&mut self, key: LinkId) {
+        let deadline = self.engine.now + self.engine.settings.connect_timeout;
+        let Some(link) = self.engine.links.slab.get_mut(key) else { return };
+        if link.phase != Phase::Connecting {
+            return;
+        }
+        match self.ring.connect(key, link.peer) {
+            Ok(fd) => {
+                link.fd = Some(fd);
+                link.connect_out = true;
+                link.deadline.set(Some(deadline), &mut self.engine.timers, key);
+            }
+            Err(errno) => self.engine.kill(key, CloseReason::Os(errno.0), false),
+        }
+    }
+
+    /// Sends what was put in this pass, one send per link.
+    fn flush(&mut self) {
+        // Killing a link tells the role, which may put bytes elsewhere: go on until nothing is left.
+        while !self.engine.links.dirty.is_empty() || !self.engine.links.requests.is_empty() {
+            self.carry_out();
+            let mut flushing = std::mem::replace(&mut self.engine.links.dirty, std::mem::take(&mut self.flushing));
+            for key in flushing.drain(..) {
+                self.flush_one(key);
+            }
+            self.flushing = flushing;
+        }
+    }
+
+    fn flush_one(&mut self, key: LinkId) {
+        let Some(link) = self.engine.links.slab.get_mut(key) else { return };
+        link.lane.dirty = false;
+        let sendable = !matches!(link.phase, Phase::Connecting | Phase::Preamble | Phase::Dying);
+        let (Some(fd), true, 0) = (link.fd, sendable, link.lane.in_flight_bytes) else { return };
+        if link.lane.ending == Ending::Wanted {
+            link.lane.put_goodbye();
+        } else {
+            link.lane.seal();
+        }
+        if link.lane.broken {
+            self.engine.kill(key, CloseReason::Protocol, true);
+            return;
+        }
+        if !link.lane.filling.is_empty() {
+            let bytes = std::mem::take(&mut link.lane.filling);
+            link.lane.in_flight_bytes = bytes.len();
+            link.lane.submitted = link.lane.position();
+            self.ring.send(fd, key, bytes, 0);
+        } else if link.lane.ending == Ending::Said {
+            link.lane.ending = Ending::ShutOut;
+            self.ring.shut_down(fd, key);
+        } else {
+            let empty = std::mem::take(&mut link.lane.filling);
+            self.engine.links.keep_spare(empty);
+        }
+    }
+
+    /// Cancels what is out on dying links and frees those that nothing is out on.
+    fn bury(&mut self) {
+        let mut dying = std::mem::take(&mut self.engine.dying);
+        dying.retain_mut(|(key, cancelled)| {
+            let Some(link) = self.engine.links.slab.get(*key) else { return false };
+            if link.is_lent() {
+                if let (Some(fd), false) = (link.fd, std::mem::replace(cancelled, true)) {
+                    self.ring.cancel(fd);
+                }
+                return true;
+            }
+            if let Some((fd, reset)) = self.engine.forget(*key) {
+                self.ring.close(fd, reset);
+            }
+            false
+        });
+        // Burying tells nobody anything, so nothing was added meanwhile.
+        self.engine.dying = dying;
+    }
+
+    /// Arms the receives that ended for want of buffers, once a quarter of the buffers is back.
+    fn feed_starved(&mut self) {
+        if self.starved.is_empty() || self.ring.buffers_free() * 4 < self.ring.buffers_total() {
+            return;
+        }
+        for key in std::mem::take(&mut self.starved) {
+            if let Some(link) = self.engine.links.slab.get_mut(key)
+                && link.receiving == Receiving::Starved
+            {
+                link.receiving = Receiving::Idle;
+            }
+            self.arm(key);
+        }
+    }
+}
+
+impl<L: Role<Links>> Engine<L> {
+    /// The link that a completion is for.
+    fn find(&mut self, token: Token) -> Option<LinkId> {
+        let found = self.links.slab.key_at(token.slot()).filter(|key| token.names(*key));
+        if found.is_none() {
+            self.links.counters.stale_completions += 1;
+        }
+        found
+    }
+
+    /// A link for a connection that was accepted; `None` when its session cannot be made.
+    fn start_accepted(&mut self, fd: Fd, listener: usize, peer: std::net::SocketAddr) -> Option<LinkId> {
+        let session = match Session::server(&self.settings.tls.listeners[listener]) {
+            Ok(session) => session,
+            Err(error) => {
+                self.links.counters.handshakes_failed += 1;
+                self.shared.drop_load(self.settings.index);
+                let detail = error.detail();
+                self.links.log(LogLine { what: "no TLS session", link: None, peer: Some(peer), code: 0, detail });
+                return None;
+            }
+        };
+        let preamble = self.settings.listeners[listener].proxy_protocol;
+        let phase = if preamble { Phase::Preamble } else { Phase::Handshaking };
+        let mut link = Link::new(phase, Origin::Accepted { listener }, Security::Plain, peer);
+        link.fd = Some(fd);
+        link.lane.session = Some(Box::new(session));
+        let key = self.links.slab.insert(link);
+        self.links.counters.links_open += 1;
+        self.links.counters.connections_open += 1;
+        let deadline = self.now + self.settings.handshake_timeout;
+        let link = self.links.slab.get_mut(key).expect("just inserted");
+        link.deadline.set(Some(deadline), &mut self.timers, key);
+        Some(key)
+    }
+
+    /// A dial has connected: under TLS the handshake starts, else the role's bytes may flow.
+    fn start_dialed(&mut self, key: LinkId) {
+        let link = self.links.touch(key).expect("the caller found it");
+        let Security::Trunk { gateway } = link.security else {
+            link.phase = Phase::Open;
+            self.opened(key, Protocol::Opaque);
+            return;
+        };
+        let (settings, name) = &self.settings.tls.gateways[gateway];
+        match Session::client(settings, name, &mut link.lane.filling) {
+            Ok(session) => {
+                link.phase = Phase::Handshaking;
+                link.lane.session = Some(Box::new(session));
+            }
+            Err(_) => self.kill(key, CloseReason::Protocol, false),
+        }
+    }
+}

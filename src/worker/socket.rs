@@ -1,0 +1,267 @@
+//! One socket: its phase, its receive lane, its send lane, and what stands between it and being closed.
+//!
+//! Owns the bytes on their way out and a record on its way in. Never enters the kernel.
+//! Invariant: at most one send is out; `filling` collects the next one meanwhile.
+
+use std::net::SocketAddr;
+
+use crate::base::limits::SEND_HIGH_WATER_BYTES;
+use crate::base::timers::Deadline;
+use crate::base::wire::{Origin, Security, Sink};
+use crate::ring::Fd;
+use crate::tls::{PLAINTEXT_BYTES_MAX, RECORD_HEADER_BYTES, Session};
+
+/// A send buffer with less room than this counts as full: slivers are not worth a frame.
+const ROOM_BYTES_MIN: usize = 1024;
+
+/// Where a link is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// The socket is being connected.
+    Connecting,
+    /// A PROXY protocol header is being read.
+    Preamble,
+    /// The TLS handshake runs.
+    Handshaking,
+    /// The role's bytes flow.
+    Open,
+    /// The role is gone; the rest is being sent and the peer's end awaited, what it still sends is dropped.
+    Retiring,
+    /// Everything out was cancelled; the slot waits for the last completions.
+    Dying,
+}
+
+/// The receive operation of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Receiving {
+    /// None is out.
+    Idle,
+    /// A multishot receive is out.
+    Armed,
+    /// It was asked to end and its last completion has not come.
+    Stopping,
+    /// It ended for want of buffers, and will be armed again when there are some.
+    Starved,
+    /// The peer's direction is over: there is nothing more to receive.
+    Over,
+}
+
+/// The end of our sending direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// Bytes may be put.
+    Open,
+    /// The end was asked for; what was put goes first.
+    Wanted,
+    /// The last bytes, close_notify among them under TLS, wait or are out.
+    Said,
+    /// The shutdown is out.
+    ShutOut,
+    /// The peer has been told.
+    Done,
+}
+
+/// Bytes on their way out of one socket, sealed as TLS records if it has a session.
+pub struct SendLane {
+    pub(super) session: Option<Box<Session>>,
+    /// What the next send will carry: sealed records, then at most one that is still open.
+    pub(super) filling: Vec<u8>,
+    /// Where the open record starts in `filling`.
+    record_start: Option<usize>,
+    /// Bytes in the send that is out; zero when none is.
+    pub(super) in_flight_bytes: usize,
+    /// Plaintext bytes put since the link was made.
+    position: u64,
+    /// Of those, how many were handed to the kernel, as far as whole sends go.
+    pub(super) submitted: u64,
+    pub(super) ending: Ending,
+    /// Whether the link stands in the list of lanes to flush.
+    pub(super) dirty: bool,
+    /// Sealing failed: the keys are used up or the session is over.
+    pub(super) broken: bool,
+}
+
+impl SendLane {
+    fn new() -> SendLane {
+        SendLane {
+            session: None,
+            filling: Vec::new(),
+            record_start: None,
+            in_flight_bytes: 0,
+            position: 0,
+            submitted: 0,
+            ending: Ending::Open,
+            dirty: false,
+            broken: false,
+        }
+    }
+
+    /// Bytes that wait or are out.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.filling.len() + self.in_flight_bytes
+    }
+
+    /// Whether writers have been asked to wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.pending_bytes() + ROOM_BYTES_MIN > SEND_HIGH_WATER_BYTES
+    }
+
+    /// Finishes the open record, if there is one, and rotates the key when its limit is near.
+    pub(super) fn seal(&mut self) {
+        let (Some(start), Some(session)) = (self.record_start.take(), self.session.as_mut()) else { return };
+        if session.seal(&mut self.filling, start).is_err() {
+            self.filling.truncate(start);
+            self.broken = true;
+            return;
+        }
+        if session.key_update_due() && session.put_key_update(&mut self.filling).is_err() {
+            self.broken = true;
+        }
+    }
+
+    /// Puts bytes of the session itself (handshake, alert, KeyUpdate) before the record that is still open: they were
+    /// sealed before it will be.
+    pub(super) fn put_ahead(&mut self, replies: &[u8]) {
+        match self.record_start {
+            None => self.filling.extend_from_slice(replies),
+            Some(start) => {
+                self.filling.splice(start..start, replies.iter().copied());
+                self.record_start = Some(start + replies.len());
+            }
+        }
+    }
+
+    /// Seals what is open and says goodbye under TLS. Nothing may be put afterwards.
+    pub(super) fn put_goodbye(&mut self) {
+        self.seal();
+        self.ending = Ending::Said;
+        if let Some(session) = self.session.as_mut().filter(|session| session.is_established()) {
+            session.put_close_notify(&mut self.filling);
+        }
+    }
+}
+
+impl Sink for SendLane {
+    fn room(&self) -> usize {
+        if self.is_full() { 0 } else { SEND_HIGH_WATER_BYTES - self.pending_bytes() }
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) {
+        self.position += bytes.len() as u64;
+        if self.session.is_none() {
+            self.filling.extend_from_slice(bytes);
+            return;
+        }
+        while !bytes.is_empty() {
+            let start = *self.record_start.get_or_insert_with(|| {
+                self.filling.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
+                self.filling.len() - RECORD_HEADER_BYTES
+            });
+            let used = self.filling.len() - start - RECORD_HEADER_BYTES;
+            let (part, rest) = bytes.split_at(bytes.len().min(PLAINTEXT_BYTES_MAX - used));
+            self.filling.extend_from_slice(part);
+            bytes = rest;
+            if used + part.len() == PLAINTEXT_BYTES_MAX {
+                self.seal();
+            }
+        }
+    }
+
+    fn position(&self) -> u64 {
+        self.position
+    }
+}
+
+/// A socket with its cryptography.
+pub(super) struct Link {
+    /// Absent only before a dial was carried out.
+    pub(super) fd: Option<Fd>,
+    pub(super) phase: Phase,
+    pub(super) origin: Origin,
+    /// What goes around the bytes of a link that was dialled.
+    pub(super) security: Security,
+    pub(super) peer: SocketAddr,
+    pub(super) receiving: Receiving,
+    /// The role wants no bytes for now.
+    pub(super) paused: bool,
+    /// The peer's direction ended in order (close_notify, or FIN without TLS).
+    pub(super) peer_ended: bool,
+    /// The role was told that the link is open, and has not been told that it is closed.
+    pub(super) known_to_role: bool,
+    /// The role was told of the end of a link it dialled.
+    pub(super) told_closed: bool,
+    /// A record or preamble that has not wholly arrived. Empty, and without memory, most of the time.
+    pub(super) carry: Vec<u8>,
+    pub(super) lane: SendLane,
+    pub(super) connect_out: bool,
+    /// Close with a reset.
+    pub(super) reset: bool,
+    pub(super) deadline: Deadline,
+}
+
+impl Link {
+    pub(super) fn new(phase: Phase, origin: Origin, security: Security, peer: SocketAddr) -> Link {
+        Link {
+            fd: None,
+            phase,
+            origin,
+            security,
+            peer,
+            receiving: Receiving::Idle,
+            paused: false,
+            peer_ended: false,
+            known_to_role: false,
+            told_closed: false,
+            carry: Vec::new(),
+            lane: SendLane::new(),
+            connect_out: false,
+            reset: false,
+            deadline: Deadline::default(),
+        }
+    }
+
+    /// Whether the kernel still holds something of this link.
+    pub(super) fn is_lent(&self) -> bool {
+        self.connect_out
+            || self.lane.in_flight_bytes > 0
+            || self.lane.ending == Ending::ShutOut
+            || matches!(self.receiving, Receiving::Armed | Receiving::Stopping)
+    }
+
+    /// Whether a receive should be out.
+    pub(super) fn wants_receive(&self) -> bool {
+        match self.phase {
+            Phase::Connecting | Phase::Dying => false,
+            Phase::Preamble | Phase::Handshaking | Phase::Retiring => true,
+            Phase::Open => !self.paused,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_lane_passes_bytes_on_and_tells_when_it_is_full() {
+        let mut lane = SendLane::new();
+        assert_eq!(lane.room(), SEND_HIGH_WATER_BYTES);
+        lane.put(b"abc");
+        assert_eq!((lane.filling.as_slice(), lane.position()), (b"abc".as_slice(), 3));
+        lane.put(&vec![0; SEND_HIGH_WATER_BYTES - 3 - ROOM_BYTES_MIN]);
+        assert_eq!(lane.room(), ROOM_BYTES_MIN);
+        lane.put(b"x");
+        assert_eq!(lane.room(), 0);
+        assert!(lane.is_full());
+    }
+
+    #[test]
+    fn replies_go_before_an_open_record() {
+        let mut lane = SendLane::new();
+        lane.filling.extend_from_slice(b"sealed|open");
+        lane.record_start = Some(7);
+        lane.put_ahead(b"reply|");
+        assert_eq!(lane.filling, b"sealed|reply|open");
+        assert_eq!(lane.record_start, Some(13));
+    }
+}
