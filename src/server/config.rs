@@ -31,6 +31,16 @@ const CLIENTS_DEFAULT_MAX: u64 = 65_536;
 /// Most connections of one worker: they must fit a slab and a token.
 const CLIENTS_LIMIT: u64 = 1_000_000;
 
+/// Streams per worker when nothing is said: every client a tunnel, and as many MMTP streams again.
+const STREAMS_DEFAULT_MAX: usize = 2 * CLIENTS_DEFAULT_MAX as usize;
+
+/// Most streams of one worker: they must fit a slab and a tag.
+const STREAMS_LIMIT: u64 = 16_000_000;
+
+/// Connections to the upstreams of one service when descriptors allow it: a little over half of the local ports
+/// Linux uses by default, so that another service still finds some.
+const UPSTREAM_CONNECTIONS_DEFAULT_MAX: u64 = 16_384;
+
 /// Most buffers in a provided-buffer ring: the kernel's limit (io_uring_register_buf_ring(3)).
 const BUFFERS_LIMIT: u64 = 32_768;
 
@@ -51,6 +61,8 @@ pub struct PopConfig {
     pub cores: Vec<usize>,
     /// How long streams in flight may go on after SIGTERM: `drain_timeout`.
     pub drain_timeout: Duration,
+    /// What peers are told after SIGTERM: come back after this, and up to as much longer at random: `goaway_wait`.
+    pub goaway_wait: Duration,
     /// Sizes of each worker: `[worker]`.
     pub worker: WorkerConfig,
     /// Where clients connect: `[[listen]]`, at least one.
@@ -74,10 +86,14 @@ pub struct GatewayConfig {
     pub cores: Vec<usize>,
     /// How long streams in flight may go on after SIGTERM: `drain_timeout`.
     pub drain_timeout: Duration,
+    /// What peers are told after SIGTERM: come back after this, and up to as much longer at random: `goaway_wait`.
+    pub goaway_wait: Duration,
     /// Sizes of each worker: `[worker]`.
     pub worker: WorkerConfig,
     /// Where POPs connect: `[listen]`.
     pub listener: TrunkListener,
+    /// How it deals with upstreams: `[upstream]`.
+    pub upstream: UpstreamConfig,
     /// What it serves: `[[service]]`, at least one, each name once.
     pub services: Vec<Service>,
     /// Where metrics and health are served: `admin.address`.
@@ -91,6 +107,8 @@ pub struct GatewayConfig {
 pub struct WorkerConfig {
     /// Accepted connections at a time, more are refused: `clients_max`.
     pub clients_max: usize,
+    /// Streams at a time, tunnels included; more are refused: `streams_max`.
+    pub streams_max: usize,
     /// Receive buffers shared with the kernel, a power of two: `buffers`.
     pub buffers: u16,
     /// Size of each: `buffer_bytes`.
@@ -144,10 +162,8 @@ pub struct Backbone {
     pub identity: Identity,
     /// Trunks per worker and gateway: `trunks_per_core`.
     pub trunks_per_core: usize,
-    /// A trunk that carried nothing for this long is pinged: `heartbeat_interval`.
+    /// How often a quiet trunk is pinged; one that stays silent for three of these is given up: `heartbeat_interval`.
     pub heartbeat_interval: Duration,
-    /// A trunk whose ping is not answered for this long is dead: `heartbeat_timeout`.
-    pub heartbeat_timeout: Duration,
     /// Wait before the first redial: `backoff_min`.
     pub backoff_min: Duration,
     /// Longest wait between redials, at least `backoff_min`: `backoff_max`.
@@ -200,13 +216,20 @@ pub struct Service {
     pub kind: ServiceKind,
     /// At least one, each once: `upstream`.
     pub upstreams: Vec<SocketAddr>,
-    /// From the whole request to the head of the response, `http` only: `response_timeout`.
+    /// Host of requests that name no authority, `http` only: `authority`, else the first upstream.
+    pub authority: String,
+}
+
+/// How a gateway deals with upstreams, per worker: `[upstream]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UpstreamConfig {
+    /// Connections to the upstreams of one service: `connections_max`.
+    pub connections_max: usize,
+    /// An HTTP exchange in which nothing moves for this long is given up: `response_timeout`.
     pub response_timeout: Duration,
-    /// How long a stream may carry nothing in both directions: `idle_timeout`.
-    pub idle_timeout: Duration,
-    /// Idle connections kept per worker and upstream, `http` only: `keepalive_max`.
+    /// Kept-alive connections per service that wait for a request: `keepalive_max`.
     pub keepalive_max: usize,
-    /// How long a kept connection may be idle, `http` only: `keepalive_timeout`.
+    /// How long such a connection waits before it is closed: `keepalive_timeout`.
     pub keepalive_timeout: Duration,
 }
 
@@ -418,6 +441,7 @@ struct Common {
     id: Option<String>,
     cores: Option<Vec<usize>>,
     drain_timeout: Duration,
+    goaway_wait: Duration,
     worker: WorkerConfig,
     admin: Option<Located<SocketAddr>>,
     log: LogConfig,
@@ -447,6 +471,7 @@ impl Reader<'_> {
             id: common.id?,
             cores: common.cores?,
             drain_timeout: common.drain_timeout,
+            goaway_wait: common.goaway_wait,
             worker: common.worker,
             listeners: listeners.into_iter().map(|found| found.map(|(listener, _)| listener)).collect::<Option<_>>()?,
             backbone: backbone?,
@@ -457,6 +482,7 @@ impl Reader<'_> {
 
     fn gateway(&mut self, mut root: Section<'_>) -> Option<GatewayConfig> {
         let common = self.common(&mut root, &GATEWAY_TIMEOUTS);
+        let upstream = self.upstream(&mut root, common.cores.as_ref().map_or(1, Vec::len));
         let listener = self.trunk_listener(&mut root);
         let services = self.services(&mut root);
         let taken = listener.iter().flat_map(|(_, addresses)| addresses);
@@ -467,8 +493,10 @@ impl Reader<'_> {
             id: common.id?,
             cores: common.cores?,
             drain_timeout: common.drain_timeout,
+            goaway_wait: common.goaway_wait,
             worker: common.worker,
             listener: listener?.0,
+            upstream,
             services: services?,
             admin: common.admin.map(|address| address.value),
             log: common.log,
@@ -481,8 +509,17 @@ impl Reader<'_> {
         let worker_count = cores.as_ref().map_or(1, Vec::len);
         let problems = &mut self.problems;
         let drain_timeout = root.duration(problems, "drain_timeout", 25 * SECOND, Duration::ZERO..=HOUR);
+        let goaway_wait = root.duration(problems, "goaway_wait", SECOND, Duration::ZERO..=HOUR);
         let worker = self.worker(root, worker_count, timeouts);
-        Common { id: id.map(|id| id.value), cores, drain_timeout, worker, admin: self.admin(root), log: self.log(root) }
+        Common {
+            id: id.map(|id| id.value),
+            cores,
+            drain_timeout,
+            goaway_wait,
+            worker,
+            admin: self.admin(root),
+            log: self.log(root),
+        }
     }
 
     fn name(&mut self, section: &mut Section<'_>, key: &'static str, remedy: &str) -> Option<Located<String>> {
@@ -537,9 +574,10 @@ impl Reader<'_> {
     }
 
     fn worker(&mut self, root: &mut Section<'_>, worker_count: usize, timeouts: &Timeouts) -> WorkerConfig {
-        let share = self.here.descriptors.saturating_sub(DESCRIPTORS_RESERVED) / worker_count.max(1) as u64;
+        let share = self.descriptors_per_worker(worker_count);
         let default = WorkerConfig {
             clients_max: share.clamp(64, CLIENTS_DEFAULT_MAX) as usize,
+            streams_max: STREAMS_DEFAULT_MAX,
             buffers: 1024,
             buffer_bytes: 16 * 1024,
             handshake_timeout: 10 * SECOND,
@@ -549,6 +587,7 @@ impl Reader<'_> {
         let problems = &mut self.problems;
         let Some(mut section) = root.table(problems, "worker") else { return default };
         let clients = section.number(problems, "clients_max", 1..=CLIENTS_LIMIT);
+        let streams = section.number(problems, "streams_max", 1..=STREAMS_LIMIT);
         let buffers = section.number(problems, "buffers", 16..=BUFFERS_LIMIT);
         let buffer_bytes = section.number(problems, "buffer_bytes", 1024..=1024 * 1024);
         let wait = 10 * MILLISECOND..=5 * MINUTE;
@@ -568,6 +607,7 @@ impl Reader<'_> {
         section.close(problems);
         WorkerConfig {
             clients_max: clients.map_or(default.clients_max, |found| found.value as usize),
+            streams_max: streams.map_or(default.streams_max, |found| found.value as usize),
             buffers: buffers.and_then(|found| u16::try_from(found.value).ok()).unwrap_or(default.buffers),
             buffer_bytes: buffer_bytes
                 .and_then(|found| u32::try_from(found.value).ok())
@@ -676,8 +716,7 @@ impl Reader<'_> {
         let gateways = self.gateways(&mut section);
         let problems = &mut self.problems;
         let trunks = section.number(problems, "trunks_per_core", 1..=64);
-        let heartbeat_interval = section.duration(problems, "heartbeat_interval", 5 * SECOND, 100 * MILLISECOND..=HOUR);
-        let heartbeat_timeout = section.duration(problems, "heartbeat_timeout", 3 * SECOND, 100 * MILLISECOND..=HOUR);
+        let heartbeat_interval = section.duration(problems, "heartbeat_interval", 2 * SECOND, 100 * MILLISECOND..=HOUR);
         let backoff_min = section.duration(problems, "backoff_min", 100 * MILLISECOND, 10 * MILLISECOND..=MINUTE);
         let backoff_max = section.duration(problems, "backoff_max", SECOND, 10 * MILLISECOND..=HOUR);
         let wait_for_trunk = section.duration(problems, "wait_for_trunk", 2 * SECOND, Duration::ZERO..=MINUTE);
@@ -691,7 +730,6 @@ impl Reader<'_> {
             identity: identity?,
             trunks_per_core: trunks.map_or(2, |found| found.value as usize),
             heartbeat_interval,
-            heartbeat_timeout,
             backoff_min,
             backoff_max,
             wait_for_trunk,
@@ -730,6 +768,35 @@ impl Reader<'_> {
         gateways
     }
 
+    fn upstream(&mut self, root: &mut Section<'_>, worker_count: usize) -> UpstreamConfig {
+        let share = self.descriptors_per_worker(worker_count) / 2;
+        let default = UpstreamConfig {
+            connections_max: share.clamp(64, UPSTREAM_CONNECTIONS_DEFAULT_MAX) as usize,
+            response_timeout: MINUTE,
+            keepalive_max: 64,
+            keepalive_timeout: 4 * SECOND,
+        };
+        let problems = &mut self.problems;
+        let Some(mut section) = root.table(problems, "upstream") else { return default };
+        let connections = section.number(problems, "connections_max", 1..=CLIENTS_LIMIT);
+        let wait = 10 * MILLISECOND..=DAY;
+        let response_timeout = section.duration(problems, "response_timeout", default.response_timeout, wait.clone());
+        let keepalive_max = section.number(problems, "keepalive_max", 0..=65_536);
+        let keepalive_timeout = section.duration(problems, "keepalive_timeout", default.keepalive_timeout, wait);
+        section.close(problems);
+        UpstreamConfig {
+            connections_max: connections.map_or(default.connections_max, |found| found.value as usize),
+            response_timeout,
+            keepalive_max: keepalive_max.map_or(default.keepalive_max, |found| found.value as usize),
+            keepalive_timeout,
+        }
+    }
+
+    /// What is left of the limit of descriptors for connections of one worker.
+    fn descriptors_per_worker(&self, worker_count: usize) -> u64 {
+        self.here.descriptors.saturating_sub(DESCRIPTORS_RESERVED) / worker_count.max(1) as u64
+    }
+
     fn services(&mut self, root: &mut Section<'_>) -> Option<Vec<Service>> {
         let remedy = "write [[service]] with name, kind and upstream";
         let sections = root.tables_required(&mut self.problems, "service", remedy);
@@ -755,28 +822,19 @@ impl Reader<'_> {
         }
         let kind = section.choice(problems, "kind", None, &kinds);
         let upstreams = section.addresses(problems, "upstream", AddressUse::Connect);
-        let idle_timeout = section.duration(problems, "idle_timeout", 10 * MINUTE, SECOND..=DAY);
-        if kind == Some(ServiceKind::Tunnel) {
-            for key in ["response_timeout", "keepalive_max", "keepalive_timeout"] {
-                if section.has(key) {
-                    let remedy = "remove it, or set kind = \"http\"";
-                    problems.error(&section.place_of(key), "has no meaning for a tunnel", remedy);
-                }
-            }
+        if kind == Some(ServiceKind::Tunnel) && section.has("authority") {
+            let remedy = "remove it, or set kind = \"http\"";
+            problems.error(&section.place_of("authority"), "has no meaning for a tunnel", remedy);
         }
-        let response_timeout = section.duration(problems, "response_timeout", MINUTE, 10 * MILLISECOND..=DAY);
-        let keepalive_max = section.number(problems, "keepalive_max", 0..=65_536);
-        let keepalive_timeout = section.duration(problems, "keepalive_timeout", 4 * SECOND, 10 * MILLISECOND..=HOUR);
+        let authority = section.text(problems, "authority");
+        if let Some(found) = authority.as_ref().filter(|found| !is_authority(&found.value)) {
+            let what = format!("\"{}\" is not a host", found.value.escape_default());
+            problems.error(&found.place, what, "give a host with or without port, such as \"shop.example:8080\"");
+        }
         section.close(problems);
-        Some(Service {
-            name: name?.value,
-            kind: kind?,
-            upstreams: upstreams?.into_iter().map(|address| address.value).collect(),
-            response_timeout,
-            idle_timeout,
-            keepalive_max: keepalive_max.map_or(64, |found| found.value as usize),
-            keepalive_timeout,
-        })
+        let upstreams: Vec<SocketAddr> = upstreams?.into_iter().map(|address| address.value).collect();
+        let authority = authority.map_or_else(|| upstreams[0].to_string(), |found| found.value);
+        Some(Service { name: name?.value, kind: kind?, upstreams, authority })
     }
 
     fn identity(&mut self, section: &mut Section<'_>) -> Option<Identity> {
@@ -811,6 +869,11 @@ impl Reader<'_> {
 fn backlog(section: &mut Section<'_>, problems: &mut Problems) -> u32 {
     let found = section.number(problems, "backlog", 1..=65_535);
     found.and_then(|found| u32::try_from(found.value).ok()).unwrap_or(4096)
+}
+
+/// A host with or without a port (RFC 9110 section 7.2), in the characters that need no care in a head.
+fn is_authority(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']'))
 }
 
 /// Values that may stand once, and where they were first seen.
@@ -929,6 +992,8 @@ mod tests {
         assert_eq!(gateway.cores, [1]);
         let kinds: Vec<ServiceKind> = gateway.services.iter().map(|service| service.kind).collect();
         assert_eq!(kinds, [ServiceKind::Tunnel, ServiceKind::Http]);
+        assert_eq!(gateway.services[1].authority, "127.0.0.1:9000", "the first upstream, unless given");
+        assert_eq!(gateway.upstream.connections_max, (20_000 - 512) / 2);
     }
 
     /// Every table closes with a complaint that lists its known keys: each of them must be documented.
@@ -947,10 +1012,10 @@ mod tests {
             &format!("{POP}{more}"),
             &["[[listen]]", "[backbone]", "[[backbone.gateway]]", "[admin]", "[worker]", "[log]"],
         );
-        let gateway = stray(&format!("{GATEWAY}{more}"), &["[listen]", "[[service]]"]);
+        let gateway = stray(&format!("{GATEWAY}\n[upstream]\n"), &["[listen]", "[[service]]", "[upstream]"]);
         let pop = fixture.pop(&pop).expect_err("unknown keys everywhere");
         let gateway = fixture.gateway(&gateway).expect_err("unknown keys everywhere");
-        assert_eq!((pop.list().len(), gateway.list().len()), (7, 4), "{pop}\n{gateway}");
+        assert_eq!((pop.list().len(), gateway.list().len()), (7, 5), "{pop}\n{gateway}");
         for problem in pop.list().iter().chain(gateway.list()) {
             let (_, keys) = problem.remedy.split_once("one of ").expect("no known key is near zzzzzz");
             for key in keys.split(", ") {
@@ -973,18 +1038,18 @@ mod tests {
     fn every_key_is_read() {
         let fixture = Fixture::new();
         let text = POP
-            .replace("id = ", "drain_timeout = \"7s\"\nid = ")
+            .replace("id = ", "drain_timeout = \"7s\"\ngoaway_wait = \"8s\"\nid = ")
             .replace(
                 "address = \"127.0.0.1:8443\"",
                 "address = [\"127.0.0.1:8443\", \"[::1]:8443\"]\nbacklog = 9\npost_quantum = true",
             )
             .replace(
                 "trunks_per_core = 2",
-                "trunks_per_core = 3\nheartbeat_interval = \"1s\"\nheartbeat_timeout = \"2s\"\n\
+                "trunks_per_core = 3\nheartbeat_interval = \"1s\"\n\
                  backoff_min = \"200ms\"\nbackoff_max = \"9s\"\nwait_for_trunk = \"1s\"",
             )
             .replace("name = \"dc-a\"", "name = \"dc-a\"\nserver_name = \"gateway\"")
-            + "\n[worker]\nclients_max = 5\nbuffers = 64\nbuffer_bytes = 4096\n\
+            + "\n[worker]\nclients_max = 5\nstreams_max = 6\nbuffers = 64\nbuffer_bytes = 4096\n\
                handshake_timeout = \"3s\"\nconnect_timeout = \"4s\"\nidle_timeout = \"1m\"\n\
                [log]\nformat = \"json\"\nlevel = \"debug\"\n";
         let (pop, warnings) = fixture.pop(&text).expect("all of these exist");
@@ -993,6 +1058,7 @@ mod tests {
         assert_eq!((listener.addresses.len(), listener.backlog, listener.post_quantum), (2, 9, true));
         let worker = WorkerConfig {
             clients_max: 5,
+            streams_max: 6,
             buffers: 64,
             buffer_bytes: 4096,
             handshake_timeout: 3 * SECOND,
@@ -1002,24 +1068,26 @@ mod tests {
         assert_eq!(pop.worker, worker);
         let keys: Vec<(usize, String)> = pop.binds().into_iter().map(|bind| (bind.listener, bind.key)).collect();
         assert_eq!(keys, [(0, "listen[0].address".to_owned()), (0, "listen[0].address".to_owned())]);
-        assert_eq!(pop.drain_timeout, 7 * SECOND);
+        assert_eq!((pop.drain_timeout, pop.goaway_wait), (7 * SECOND, 8 * SECOND));
         let backbone = &pop.backbone;
         assert_eq!((backbone.trunks_per_core, backbone.wait_for_trunk), (3, SECOND));
-        assert_eq!((backbone.heartbeat_interval, backbone.heartbeat_timeout), (SECOND, 2 * SECOND));
+        assert_eq!(backbone.heartbeat_interval, SECOND);
         assert_eq!((backbone.backoff_min, backbone.backoff_max), (200 * MILLISECOND, 9 * SECOND));
         assert_eq!(backbone.gateways[0].server_name, "gateway");
         assert_eq!(pop.log, LogConfig { format: LogFormat::Json, level: tracing::Level::DEBUG });
 
-        let text = GATEWAY.replace(
-            "kind = \"http\"",
-            "kind = \"http\"\nresponse_timeout = \"5s\"\nidle_timeout = \"6s\"\n\
-             keepalive_max = 0\nkeepalive_timeout = \"7s\"",
-        );
+        let text = GATEWAY.replace("kind = \"http\"", "kind = \"http\"\nauthority = \"pay.example\"")
+            + "\n[upstream]\nconnections_max = 9\nresponse_timeout = \"5s\"\nkeepalive_max = 0\n\
+               keepalive_timeout = \"7s\"\n";
         let (gateway, _) = fixture.gateway(&text).expect("all of these exist");
-        let service = &gateway.services[1];
-        assert_eq!((service.response_timeout, service.idle_timeout), (5 * SECOND, 6 * SECOND));
-        assert_eq!(service.keepalive_timeout, 7 * SECOND);
-        assert_eq!(service.keepalive_max, 0);
+        assert_eq!(gateway.services[1].authority, "pay.example");
+        let upstream = UpstreamConfig {
+            connections_max: 9,
+            response_timeout: 5 * SECOND,
+            keepalive_max: 0,
+            keepalive_timeout: 7 * SECOND,
+        };
+        assert_eq!(gateway.upstream, upstream);
     }
 
     #[test]
@@ -1094,7 +1162,7 @@ mod tests {
             ("cores = [0]", "cores = [-1]", "cores", "is an array, not whole numbers"),
             ("proxy_protocol = false", "proxy_protocol = 0", "listen[0].proxy_protocol", "not true or false"),
             ("trunks_per_core = 2", "trunks_per_core = 2.5", "backbone.trunks_per_core", "is a float, not a whole"),
-            ("trunks_per_core = 2", "heartbeat_timeout = 5", "backbone.heartbeat_timeout", "not a duration"),
+            ("trunks_per_core = 2", "heartbeat_interval = 5", "backbone.heartbeat_interval", "not a duration"),
             ("address = \"127.0.0.1:9901\"", "address = 9901", "admin.address", "is an integer, not text"),
             ("[[backbone.gateway]]", "[backbone.gateway]", "backbone.gateway", "is a table, not a list of tables"),
         ];
@@ -1168,10 +1236,10 @@ mod tests {
             let problem = fixture.pop_mistake(trunks, &format!("trunks_per_core = {huge}"));
             says(&problem, key, "out of range", "use 1 to 64");
         }
-        let problem = fixture.pop_mistake(trunks, "heartbeat_timeout = \"0s\"");
-        says(&problem, "backbone.heartbeat_timeout", "out of range", "use 100ms to 1h");
-        let problem = fixture.pop_mistake(trunks, "heartbeat_timeout = \"5\"");
-        says(&problem, "backbone.heartbeat_timeout", "is not a duration", "\"5s\"");
+        let problem = fixture.pop_mistake(trunks, "heartbeat_interval = \"0s\"");
+        says(&problem, "backbone.heartbeat_interval", "out of range", "use 100ms to 1h");
+        let problem = fixture.pop_mistake(trunks, "heartbeat_interval = \"5\"");
+        says(&problem, "backbone.heartbeat_interval", "is not a duration", "\"5s\"");
         let problem = fixture.pop_mistake(trunks, "backoff_min = \"2s\"");
         says(&problem, "backbone.backoff_max", "less than backoff_min", "raise");
         let problem = fixture.pop_mistake("[admin]", "[worker]\nbuffers = 100\n[admin]");
@@ -1230,8 +1298,10 @@ mod tests {
     #[test]
     fn keys_of_http_are_refused_for_a_tunnel() {
         let fixture = Fixture::new();
-        let wrong = fixture.gateway_mistake("kind = \"tunnel\"", "kind = \"tunnel\"\nkeepalive_max = 3");
-        says(&wrong, "service[0].keepalive_max", "no meaning for a tunnel", "kind = \"http\"");
+        let wrong = fixture.gateway_mistake("kind = \"tunnel\"", "kind = \"tunnel\"\nauthority = \"a\"");
+        says(&wrong, "service[0].authority", "no meaning for a tunnel", "kind = \"http\"");
+        let wrong = fixture.gateway_mistake("kind = \"http\"", "kind = \"http\"\nauthority = \"a b\"");
+        says(&wrong, "service[1].authority", "is not a host", "shop.example:8080");
         let wrong = fixture.gateway_mistake("kind = \"tunnel\"", "kind = \"tunel\"");
         says(&wrong, "service[0].kind", "not known", "did you mean \"tunnel\"");
     }
