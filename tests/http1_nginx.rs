@@ -70,15 +70,7 @@ impl Client {
     }
 
     fn send(&mut self, method: &str, path: &str, fields: &[Field], body: BodyLength, parts: &[&[u8]]) {
-        let head = RequestHead {
-            method: method.as_bytes(),
-            path: path.as_bytes(),
-            authority: b"localhost",
-            fields: fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())),
-            body,
-        };
-        let mut out = Vec::new();
-        write_request_head(&mut out, &head).expect("the test asks for something valid");
+        let mut out = format_head(method, path, fields, body);
         let mut writer = BodyWriter::new(body);
         for part in parts {
             writer.put(part, &mut out).expect("the test keeps its own length");
@@ -109,6 +101,19 @@ impl Client {
     }
 }
 
+fn format_head(method: &str, path: &str, fields: &[Field], body: BodyLength) -> Vec<u8> {
+    let head = RequestHead {
+        method: method.as_bytes(),
+        path: path.as_bytes(),
+        authority: b"localhost",
+        fields: fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+        body,
+    };
+    let mut out = Vec::new();
+    write_request_head(&mut out, &head).expect("the test asks for something valid");
+    out
+}
+
 /// Bytes that repeat in no obvious period.
 fn pattern(bytes: usize) -> Vec<u8> {
     (0..bytes as u64).map(|index| (index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
@@ -132,6 +137,7 @@ fn start_nginx() -> Nginx {
                     location /filtered/ {{ {filter} }}
                     location /endless/ {{ {filter} chunked_transfer_encoding off; }}
                     location /upload/ {{ dav_methods PUT DELETE; client_max_body_size 0; }}
+                    location /limited/ {{ dav_methods PUT; client_max_body_size 10; }}
                     location /empty {{ return 204; }}
                     location /last {{ keepalive_timeout 0; return 200 last; }}
                 }}
@@ -204,6 +210,16 @@ fn requests_carry_bodies() {
 
     client.send("DELETE", "/upload/kept.txt", &[], BodyLength::None, &[]);
     assert_eq!(client.read(false).expect("a right answer").status, 204);
+}
+
+#[test]
+fn an_answer_may_come_before_the_request_is_whole() {
+    let nginx = start_nginx();
+    let mut client = Client::connect(nginx.address());
+    let head = format_head("PUT", "/limited/large.bin", &[], BodyLength::Known(LARGE_BYTES as u64));
+    client.stream.write_all(&head).expect("the server reads");
+    let early = client.read(false).expect("a right answer");
+    assert_eq!((early.status, early.reusable), (413, false));
 }
 
 #[test]

@@ -273,6 +273,8 @@ mod tests {
         let extended = |bytes: usize| [b"0;", &vec![b'a'; bytes - 1][..], b"\r\n\r\n"].concat();
         assert!(decode(&extended(extension_bytes_max)).expect("within the limit").is_some());
         assert_eq!(decode(&extended(extension_bytes_max + 1)), Err(ResponseError::ChunkExtensionsTooLong));
+        let spaced = [b"0", &vec![b' '; extension_bytes_max + 1][..]].concat();
+        assert_eq!(decode(&spaced), Err(ResponseError::ChunkExtensionsTooLong));
         let many_chunks = b"1;aaaaaaa\r\nx\r\n".repeat(extension_bytes_max / 8 + 1);
         assert_eq!(decode(&many_chunks), Err(ResponseError::ChunkExtensionsTooLong), "the limit is for the whole body");
 
