@@ -161,3 +161,80 @@ impl<'a> Reader<'a> {
         self.take(usize::from(length))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::fixture::{Authority, NAME};
+    use crate::tls::{ClientSettings, Session};
+
+    fn client_hello() -> Vec<u8> {
+        let mut record = Vec::new();
+        let settings = ClientSettings::new(&Authority::new().client_options()).unwrap();
+        Session::client(&settings, NAME, &mut record).unwrap();
+        record
+    }
+
+    /// The same bytes in records of `fragment_bytes` each.
+    fn split(record: &[u8], fragment_bytes: usize) -> Vec<u8> {
+        let mut records = Vec::new();
+        for fragment in record[RECORD_HEADER_BYTES..].chunks(fragment_bytes) {
+            let [high, low] = u16::try_from(fragment.len()).unwrap().to_be_bytes();
+            records.extend_from_slice(&[22, 3, 1, high, low]);
+            records.extend_from_slice(fragment);
+        }
+        records
+    }
+
+    #[test]
+    fn a_hello_is_read_whole_or_in_records() {
+        let record = client_hello();
+        let Peek::Whole(hello) = peek(&record) else { panic!("it is whole") };
+        assert_eq!(hello.server_name.as_deref(), Some(NAME));
+        assert!(hello.offers_alpn && hello.offers_tls13 && !hello.chacha_first);
+        for fragment_bytes in [1, 2, 3, 5, 100] {
+            assert_eq!(peek(&split(&record, fragment_bytes)), Peek::Whole(hello.clone()));
+        }
+        assert_eq!(peek(&split(&record, 100)[..RECORD_HEADER_BYTES + 100]), Peek::Incomplete);
+        assert_eq!(peek(&[]), Peek::Incomplete);
+    }
+
+    #[test]
+    fn what_is_cut_or_lies_about_lengths_is_unreadable() {
+        let record = client_hello();
+        for at in MESSAGE_HEADER_BYTES..record.len() - RECORD_HEADER_BYTES {
+            let mut cut = record[..RECORD_HEADER_BYTES + at].to_vec();
+            let [high, low] = u16::try_from(at).unwrap().to_be_bytes();
+            (cut[3], cut[4]) = (high, low);
+            assert_eq!(peek(&cut), Peek::Incomplete, "the record ends early");
+            let [high, low] = u16::try_from(at - MESSAGE_HEADER_BYTES).unwrap().to_be_bytes();
+            (cut[7], cut[8]) = (high, low);
+            let extensions_absent = matches!(peek(&cut), Peek::Whole(hello) if !hello.offers_tls13);
+            assert!(extensions_absent || peek(&cut) == Peek::Unreadable, "the message ends early at {at}");
+        }
+        for records in [&[23, 3, 3, 0, 1, 0][..], &[22, 3, 3, 0, 0], &[22, 3, 3, 0, 1, 2], &[22, 3, 3, 9, 9, 1]] {
+            assert_eq!(peek(records), Peek::Unreadable);
+        }
+    }
+
+    #[test]
+    fn chacha_counts_when_it_is_the_first_of_tls_13() {
+        assert!(chacha_first(&[0x0a, 0x0a, 0xc0, 0x2b, 0x13, 0x03, 0x13, 0x01]), "GREASE and TLS 1.2 aside");
+        assert!(!chacha_first(&[0x13, 0x01, 0x13, 0x03]));
+        assert!(!chacha_first(&[]));
+    }
+
+    #[test]
+    fn only_host_names_are_server_names() {
+        let name = |host: &[u8]| {
+            let length = u8::try_from(host.len()).unwrap();
+            let mut content = vec![0, length + 3, 0, 0, length];
+            content.extend_from_slice(host);
+            server_name(&content)
+        };
+        assert_eq!(name(b"a.example").as_deref(), Some("a.example"));
+        for host in [&b""[..], b"a\0b", b"a b", b"\xff", &[b'a'; 250][..]] {
+            assert_eq!(name(host).is_some(), host.len() == 250, "{host:?}");
+        }
+    }
+}
