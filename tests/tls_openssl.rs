@@ -97,6 +97,7 @@ impl Connection {
         let _ = self.socket.write_all(&out);
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
         self.pump(|_| false);
+        let _ = self.socket.read_to_end(&mut Vec::new()); // after an error, until the other side has read its alert
         self.said
     }
 }
