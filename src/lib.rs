@@ -1,8 +1,10 @@
 //! Trunkline: an edge accelerator for mobile traffic.
 #![warn(missing_docs)]
 
+pub mod backbone;
 pub mod base;
 pub mod gateway;
+pub mod mmtp;
 pub mod relay;
 pub mod ring;
 pub mod tls;

@@ -132,7 +132,14 @@ impl Pool {
     }
 
     /// The link of a trunk is gone; returns the connection it carried, if it got that far. It will be dialled again.
-    pub fn closed<W: Wire>(&mut self, now: Time, wire: &mut W, index: usize, link: LinkId, code: i64) -> Option<Box<Connection>> {
+    pub fn closed<W: Wire>(
+        &mut self,
+        now: Time,
+        wire: &mut W,
+        index: usize,
+        link: LinkId,
+        code: i64,
+    ) -> Option<Box<Connection>> {
         let trunk = &mut self.trunks[index];
         if trunk.link != Some(link) {
             return None;
@@ -211,6 +218,13 @@ impl Pool {
     }
 }
 
-fn log<W: Wire>(wire: &mut W, what: &'static str, link: Option<LinkId>, peer: SocketAddr, code: i64, detail: &'static str) {
+fn log<W: Wire>(
+    wire: &mut W,
+    what: &'static str,
+    link: Option<LinkId>,
+    peer: SocketAddr,
+    code: i64,
+    detail: &'static str,
+) {
     wire.log(LogLine { what, link, peer: Some(peer), code, detail });
 }

@@ -19,7 +19,7 @@ use crate::base::time::Time;
 use crate::base::timers::{Deadline, Timers};
 use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Role, Sink, Wire};
 use crate::mmtp::{
-    Code, ConnError, Connection, Event, HeaderFlags, HeaderWriter, Known, Receipt, Reset, Settings, StreamId, Tag,
+    Code, ConnError, Connection, Event, HeaderFlags, HeaderWriter, Known, Receipt, Reset, Settings, Tag,
 };
 
 /// An upstream whose bytes wait for its trunk is paused above this, and read again below half of it.
@@ -302,7 +302,8 @@ impl Gateway {
     /// Puts bytes of an answer on the trunk; pauses the upstream when too many wait.
     fn answer<W: Wire>(&mut self, wire: &mut W, key: Key, bytes: &[u8], end: bool) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let (Some(Side::Trunk(trunk)), Some(out)) = (self.sides.get_mut(exchange.trunk), wire.out(exchange.trunk)) else {
+        let (Some(Side::Trunk(trunk)), Some(out)) = (self.sides.get_mut(exchange.trunk), wire.out(exchange.trunk))
+        else {
             return;
         };
         exchange.to_trunk_ended |= end;
@@ -317,7 +318,8 @@ impl Gateway {
     /// Puts the headers of an answer on the trunk.
     fn answer_headers<W: Wire>(&mut self, wire: &mut W, key: Key, block: &[u8], flags: HeaderFlags) -> bool {
         let Some(exchange) = self.exchanges.get_mut(key) else { return false };
-        let (Some(Side::Trunk(trunk)), Some(out)) = (self.sides.get_mut(exchange.trunk), wire.out(exchange.trunk)) else {
+        let (Some(Side::Trunk(trunk)), Some(out)) = (self.sides.get_mut(exchange.trunk), wire.out(exchange.trunk))
+        else {
             return false;
         };
         exchange.to_trunk_ended |= flags.end();

@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 
 use super::exchange::{Exchange, HELD_BYTES_MAX, Http, Kind};
-use super::http1::{Attempt, BodyState, ResponseBody, ResponseEvent, may_move};
+use super::http1::{Attempt, BodyState, ResponseBody, ResponseEvent, ResponseReader, may_move};
 use super::{
-    Code, Closed, Gateway, GatewaySettings, HeaderFlags, HeaderWriter, Key, Known, LinkId, LogLine, OVERLOADED_WAIT_MS,
+    Closed, Code, Gateway, GatewaySettings, HeaderFlags, HeaderWriter, Key, Known, LinkId, LogLine, OVERLOADED_WAIT_MS,
     Receipt, Reset, Side, Sink, Time, UNREACHABLE_WAIT_MS, Wire, translate,
 };
 use crate::base::wire::{CloseReason, Security, Target};
@@ -175,32 +175,41 @@ impl Gateway {
     }
 
     fn response_bytes<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, key: Key, mut input: &[u8]) {
-        loop {
-            let Some(Exchange { kind: Kind::Http(http), .. }) = self.exchanges.get_mut(key) else { return };
-            match http.reader.receive(&mut input) {
-                Ok(None) => return,
-                Ok(Some(ResponseEvent::Body(body))) => {
-                    // The slice belongs to the input, not to the reader.
-                    self.answer(wire, key, body, false);
-                }
+        let Some(Exchange { kind: Kind::Http(http), .. }) = self.exchanges.get_mut(key) else { return };
+        // Its events borrow from the reader, so it is taken out while they are passed on.
+        let mut reader = std::mem::replace(&mut http.reader, ResponseReader::new(false));
+        let reusable = loop {
+            match reader.receive(&mut input) {
+                Ok(None) => break None,
+                Ok(Some(ResponseEvent::Body(body))) => self.answer(wire, key, body, false),
                 Ok(Some(ResponseEvent::End { reusable, trailers })) => {
                     wire.counters().trailers_dropped += u64::from(trailers);
-                    return self.response_ended(now, wire, link, key, reusable);
+                    break Some(reusable);
                 }
                 Ok(Some(head)) => {
-                    let mut block = std::mem::take(&mut self.scratch);
-                    let written = translate::write_answer(&mut block, &head);
-                    let empty = matches!(head, ResponseEvent::Head { body: ResponseBody::Empty, .. });
-                    let flags = if empty { HeaderFlags::END } else { HeaderFlags::NONE };
-                    let sent = written.is_ok() && self.answer_headers(wire, key, &block, flags);
-                    self.scratch = block;
-                    if !sent {
+                    if !self.response_head(wire, key, &head) {
                         return self.response_invalid(wire, link, key, "response cannot be passed on");
                     }
                 }
                 Err(error) => return self.response_invalid(wire, link, key, error.what()),
             }
+        };
+        if let Some(Exchange { kind: Kind::Http(http), .. }) = self.exchanges.get_mut(key) {
+            http.reader = reader;
         }
+        if let Some(reusable) = reusable {
+            self.response_ended(now, wire, link, key, reusable);
+        }
+    }
+
+    fn response_head<W: Wire>(&mut self, wire: &mut W, key: Key, head: &ResponseEvent<'_>) -> bool {
+        let mut block = std::mem::take(&mut self.scratch);
+        let written = translate::write_answer(&mut block, head);
+        let empty = matches!(head, ResponseEvent::Head { body: ResponseBody::Empty, .. });
+        let flags = if empty { HeaderFlags::END } else { HeaderFlags::NONE };
+        let sent = written.is_ok() && self.answer_headers(wire, key, &block, flags);
+        self.scratch = block;
+        sent
     }
 
     fn response_invalid<W: Wire>(&mut self, wire: &mut W, link: LinkId, key: Key, detail: &'static str) {
@@ -267,14 +276,7 @@ impl Gateway {
     }
 
     /// The upstream's link is gone.
-    pub(super) fn upstream_closed<W: Wire>(
-        &mut self,
-        now: Time,
-        wire: &mut W,
-        link: LinkId,
-        key: Key,
-        closed: Closed,
-    ) {
+    pub(super) fn upstream_closed<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, key: Key, closed: Closed) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         assert_eq!(exchange.upstream, Some(link), "a serving link is the exchange's upstream");
         if closed.was_open {
@@ -298,20 +300,12 @@ impl Gateway {
         }
         let code = if let CloseReason::Os(errno) = closed.reason { i64::from(errno) } else { 0 };
         wire.log(LogLine { what: "upstream unreachable", link: Some(link), peer: None, code, detail: "errno" });
-        let reset =
-            Reset { code: Code::UPSTREAM_UNREACHABLE, receipt: Receipt::Refused, wait_ms: UNREACHABLE_WAIT_MS };
+        let reset = Reset { code: Code::UPSTREAM_UNREACHABLE, receipt: Receipt::Refused, wait_ms: UNREACHABLE_WAIT_MS };
         self.fail(wire, key, reset);
     }
 
     /// An open upstream connection broke before the exchange was over: the request is moved if that is safe.
-    fn upstream_failed<W: Wire>(
-        &mut self,
-        now: Time,
-        wire: &mut W,
-        key: Key,
-        submitted: bool,
-        detail: &'static str,
-    ) {
+    fn upstream_failed<W: Wire>(&mut self, now: Time, wire: &mut W, key: Key, submitted: bool, detail: &'static str) {
         let exchange = self.exchanges.get_mut(key).expect("the caller holds it");
         let link = exchange.upstream.take();
         wire.counters().upstream_failed += 1;

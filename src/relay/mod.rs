@@ -203,7 +203,9 @@ impl Relay {
 
     /// The client took bytes of a stream: its trunk may send as many more.
     fn credit_trunk<W: Wire>(&mut self, now: Time, wire: &mut W, key: Key, bytes: usize) {
-        let Some(OnTrunk { trunk, stream, .. }) = self.streams.get(key).and_then(|stream| stream.on_trunk) else { return };
+        let Some(OnTrunk { trunk, stream, .. }) = self.streams.get(key).and_then(|stream| stream.on_trunk) else {
+            return;
+        };
         if let Some((connection, link)) = self.pool.connection(trunk)
             && let Some(out) = wire.out(link)
         {
@@ -331,7 +333,8 @@ impl Relay {
     fn tunnel_opened<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, opened: Opened) {
         let Origin::Accepted { listener } = opened.origin else { unreachable!("only trunks are dialled") };
         let service = self.settings.tunnels[listener].as_deref();
-        let block = service.map(|service| forward::tunnel(&mut self.block, service, opened.peer, &self.settings.pop_id));
+        let block =
+            service.map(|service| forward::tunnel(&mut self.block, service, opened.peer, &self.settings.pop_id));
         if !matches!(block, Some(Ok(()))) || self.streams.len() >= self.settings.streams_max {
             wire.counters().streams_refused += 1;
             wire.abort(link);
