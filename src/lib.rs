@@ -1,9 +1,11 @@
 //! Trunkline: an edge accelerator for mobile traffic.
 #![warn(missing_docs)]
 
+pub mod backbone;
 pub mod base;
 pub mod cli;
 pub mod gateway;
+pub mod mmtp;
 pub mod relay;
 pub mod ring;
 pub mod server;

@@ -137,6 +137,83 @@ impl<T> Slab<T> {
     }
 }
 
+/// Values kept beside the entries of somebody else's slab, found by the same keys.
+#[derive(Debug)]
+pub struct SideTable<T> {
+    rows: Vec<Option<(u32, T)>>,
+    len: usize,
+}
+
+impl<T> Default for SideTable<T> {
+    fn default() -> Self {
+        SideTable { rows: Vec::new(), len: 0 }
+    }
+}
+
+impl<T> SideTable<T> {
+    /// Values kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Keeps `value` for `key`, in place of whatever a former owner of the slot left.
+    pub fn insert(&mut self, key: Key, value: T) {
+        let index = key.index as usize;
+        if self.rows.len() <= index {
+            self.rows.resize_with(index + 1, || None);
+        }
+        if self.rows[index].replace((key.generation, value)).is_none() {
+            self.len += 1;
+        }
+    }
+
+    /// The value kept for exactly this key.
+    #[must_use]
+    pub fn get(&self, key: Key) -> Option<&T> {
+        match self.rows.get(key.index as usize) {
+            Some(Some((generation, value))) if *generation == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The value kept for exactly this key.
+    #[must_use]
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        match self.rows.get_mut(key.index as usize) {
+            Some(Some((generation, value))) if *generation == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Takes the value kept for exactly this key.
+    pub fn remove(&mut self, key: Key) -> Option<T> {
+        self.get(key)?;
+        self.len -= 1;
+        self.rows[key.index as usize].take().map(|(_, value)| value)
+    }
+
+    /// Everything kept, in slot order.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        self.rows.iter_mut().enumerate().filter_map(|(index, row)| {
+            row.as_mut().map(|(generation, value)| (Key { index: index as u32, generation: *generation }, value))
+        })
+    }
+
+    /// Keys of everything kept, in slot order.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.rows.iter().enumerate().filter_map(|(index, row)| {
+            row.as_ref().map(|(generation, _)| Key { index: index as u32, generation: *generation })
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,5 +252,19 @@ mod tests {
         assert_eq!(slab.get(key), Some(&key));
         assert_eq!(slab.key_at(key.index), Some(key));
         assert_eq!(slab.key_at(7), None);
+    }
+
+    #[test]
+    fn a_side_table_knows_exact_keys_only() {
+        let mut table = SideTable::default();
+        let old = Key { index: 2, generation: 0 };
+        let new = Key { index: 2, generation: 1 };
+        table.insert(old, 'a');
+        table.insert(new, 'b');
+        assert_eq!(table.len(), 1);
+        assert_eq!((table.get(old), table.get(new)), (None, Some(&'b')));
+        assert_eq!(table.keys().collect::<Vec<_>>(), [new]);
+        assert_eq!((table.remove(old), table.remove(new)), (None, Some('b')));
+        assert!(table.is_empty());
     }
 }

@@ -1,5 +1,781 @@
 //! The POP's half of the path: what arrives from terminals goes onto trunks, and back.
 //!
-//! Pure: bytes and time are handed in, bytes and wishes come out. Never touches a kernel, a clock or entropy.
+//! Owns the clients, the trunks and the pairing of their streams ([`stream`]). Pure: bytes and time are handed in,
+//! bytes and wishes come out. Never touches a kernel, a clock or entropy, and holds payload only as far as credit that
+//! was granted allows.
+//! Invariant: every open stream of a client's connection and of a trunk's carries the tag of one live [`Stream`], and
+//! a stream leaves the table only when neither side can name it any more.
 
+mod forward;
 pub mod proxy_protocol;
+mod stream;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use self::stream::{Client, OnTrunk, Stream, Waiting};
+use crate::backbone::{Pool, PoolSettings, State};
+use crate::base::prng::Prng;
+use crate::base::slab::{Key, SideTable, Slab};
+use crate::base::time::Time;
+use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Protocol, Role, Sink, Wire};
+use crate::mmtp::frame::PRIORITY_DEFAULT;
+use crate::mmtp::{
+    Code, ConnError, Connection, Event, HeaderBlock, HeaderError, HeaderFlags, OpenError, Receipt, Reset, Settings, Tag,
+};
+
+/// A tunnel whose bytes wait for its trunk is paused above this, and read again below half of it.
+const TUNNEL_QUEUE_BYTES_MAX: usize = 64 * 1024;
+
+/// What a client that is refused for want of capacity is asked to wait, in milliseconds.
+const OVERLOADED_WAIT_MS: u32 = 500;
+
+/// What the relay needs to know.
+#[derive(Clone, Debug)]
+pub struct RelaySettings {
+    /// Name of this POP, as the gateway is told.
+    pub pop_id: String,
+    /// Per listener, the service that connections travel to which do not speak MMTP.
+    pub tunnels: Vec<Option<String>>,
+    /// What clients are told in our HELLO.
+    pub mmtp: Settings,
+    /// The trunks.
+    pub pool: PoolSettings,
+    /// How long a stream waits for a trunk when none is up.
+    pub wait_for_trunk: Duration,
+    /// Most streams at a time, tunnels included.
+    pub streams_max: usize,
+    /// What clients are told when the POP stops: come back after this, and up to as much longer at random.
+    pub goaway_wait: Duration,
+}
+
+/// What a link is to the relay.
+enum Side {
+    /// A client's opaque connection: one stream.
+    Tunnel(Key),
+    /// A client that speaks MMTP.
+    Client(Box<ClientSide>),
+    /// A trunk.
+    Trunk(usize),
+}
+
+struct ClientSide {
+    connection: Connection,
+    address: SocketAddr,
+}
+
+/// The role of a POP's worker.
+pub struct Relay {
+    settings: RelaySettings,
+    pool: Pool,
+    sides: SideTable<Side>,
+    streams: Slab<Stream>,
+    /// Streams that wait for a trunk, oldest first; entries may be stale.
+    waiting: VecDeque<Key>,
+    clients: usize,
+    draining: bool,
+    /// Scratch: a header block being built.
+    block: Vec<u8>,
+    /// Scratch: what a drained connection moved.
+    moved: Vec<(Tag, usize)>,
+}
+
+impl Relay {
+    /// A relay whose trunks are due to be dialled. `prng` decides jitter and the choice among trunks.
+    #[must_use]
+    pub fn new(settings: RelaySettings, prng: Prng) -> Relay {
+        Relay {
+            pool: Pool::new(settings.pool.clone(), prng),
+            settings,
+            sides: SideTable::default(),
+            streams: Slab::new(),
+            waiting: VecDeque::new(),
+            clients: 0,
+            draining: false,
+            block: Vec::new(),
+            moved: Vec::new(),
+        }
+    }
+
+    /// The trunks, to look at.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Streams in the table, to look at.
+    #[must_use]
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    // ---- streams: to the origin ----
+
+    /// A client opened a stream whose block for the trunk stands in `self.block`.
+    fn open<W: Wire>(&mut self, now: Time, wire: &mut W, client: Client, flags: HeaderFlags, priority: u8) -> Key {
+        let key = self.streams.insert(Stream::new(client));
+        wire.counters().streams_open += 1;
+        let stream = self.streams.get_mut(key).expect("just inserted");
+        stream.to_origin_ended = flags.end();
+        let ended = flags.end();
+        let block = std::mem::take(&mut self.block);
+        if self.place(wire, key, &block, flags, priority) {
+            self.block = block;
+        } else {
+            let until = now + self.settings.wait_for_trunk;
+            let waiting = Waiting { block, flags, priority, data: Vec::new(), ended, until };
+            self.streams.get_mut(key).expect("just inserted").waiting = Some(Box::new(waiting));
+            self.waiting.push_back(key);
+            wire.counters().streams_waiting += 1;
+        }
+        key
+    }
+
+    /// Puts a stream on a trunk. False when none takes it.
+    fn place<W: Wire>(&mut self, wire: &mut W, key: Key, block: &[u8], flags: HeaderFlags, priority: u8) -> bool {
+        let mut except = None;
+        for _ in 0..2 {
+            let Some(trunk) = self.pool.pick(except) else { return false };
+            let (connection, link) = self.pool.connection(trunk).expect("a trunk that takes streams has a connection");
+            let Some(out) = wire.out(link) else {
+                except = Some(trunk);
+                continue;
+            };
+            match connection.open(key.index, priority) {
+                Ok(stream) => {
+                    let position = out.position();
+                    connection.send_headers(stream, block, flags, out).expect("the stream was just opened");
+                    let entry = self.streams.get_mut(key).expect("the caller holds it");
+                    entry.on_trunk = Some(OnTrunk { trunk, stream, position });
+                    wire.counters().streams_opened += 1;
+                    return true;
+                }
+                Err(OpenError::Limit) => except = Some(trunk),
+                Err(OpenError::GoingAway | OpenError::Exhausted) => {
+                    // It works for what runs, but takes no more: out of the choice, and closed when empty.
+                    self.pool.draining(wire, trunk);
+                }
+            }
+        }
+        false
+    }
+
+    /// Puts waiting streams on trunks, oldest first, as far as trunks take them.
+    fn place_waiting<W: Wire>(&mut self, now: Time, wire: &mut W) {
+        while let Some(key) = self.waiting.pop_front() {
+            let Some(waiting) = self.streams.get_mut(key).and_then(|stream| stream.waiting.take()) else { continue };
+            if !self.place(wire, key, &waiting.block, waiting.flags, waiting.priority) {
+                self.streams.get_mut(key).expect("found above").waiting = Some(waiting);
+                self.waiting.push_front(key);
+                return;
+            }
+            wire.counters().streams_waiting -= 1;
+            if !waiting.data.is_empty() || (waiting.ended && !waiting.flags.end()) {
+                let sent = send_to_trunk(&mut self.streams, &mut self.pool, wire, key, &waiting.data, waiting.ended);
+                self.credit_client(now, wire, key, sent);
+            }
+        }
+    }
+
+    /// The trunk took bytes of a stream: its client may send as many more.
+    fn credit_client<W: Wire>(&mut self, now: Time, wire: &mut W, key: Key, bytes: usize) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        match stream.client {
+            Client::Stream(link, id) => {
+                if let (Some(Side::Client(client)), Some(out)) = (self.sides.get_mut(link), wire.out(link)) {
+                    client.connection.consumed(now, id, bytes, out);
+                }
+            }
+            Client::Tunnel(link) => {
+                if let (true, Some(OnTrunk { trunk, stream: id, .. })) = (stream.paused, stream.on_trunk) {
+                    let queued = self.pool.connection(trunk).map_or(0, |(connection, _)| connection.queued(id));
+                    if queued <= TUNNEL_QUEUE_BYTES_MAX / 2 {
+                        stream.paused = false;
+                        wire.resume(link);
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- streams: to the client ----
+
+    /// The client took bytes of a stream: its trunk may send as many more.
+    fn credit_trunk<W: Wire>(&mut self, now: Time, wire: &mut W, key: Key, bytes: usize) {
+        let Some(OnTrunk { trunk, stream, .. }) = self.streams.get(key).and_then(|stream| stream.on_trunk) else {
+            return;
+        };
+        if let Some((connection, link)) = self.pool.connection(trunk)
+            && let Some(out) = wire.out(link)
+        {
+            connection.consumed(now, stream, bytes, out);
+        }
+    }
+
+    // ---- streams: ends ----
+
+    /// Frees a stream whose two directions have ended and of which nothing is queued any more.
+    fn settle<W: Wire>(&mut self, wire: &mut W, key: Key) {
+        let Some(stream) = self.streams.get(key) else { return };
+        if !(stream.to_origin_ended && stream.to_client_ended) {
+            return;
+        }
+        let Some(OnTrunk { trunk, stream: id, .. }) = stream.on_trunk else { return };
+        if self.pool.connection(trunk).is_some_and(|(connection, _)| connection.queued(id) > 0) {
+            return;
+        }
+        match stream.client {
+            Client::Tunnel(link) => {
+                self.forget_tunnel(wire, link);
+                wire.close(link);
+            }
+            Client::Stream(link, id) => {
+                let Some(Side::Client(client)) = self.sides.get(link) else { return };
+                if client.connection.queued(id) > 0 {
+                    return;
+                }
+            }
+        }
+        wire.counters().streams_done += 1;
+        self.remove(wire, key);
+        self.close_if_drained(wire, trunk);
+    }
+
+    fn remove<W: Wire>(&mut self, wire: &mut W, key: Key) {
+        if let Some(stream) = self.streams.remove(key) {
+            wire.counters().streams_open -= 1;
+            wire.counters().streams_waiting -= u64::from(stream.waiting.is_some());
+        }
+    }
+
+    fn forget_tunnel<W: Wire>(&mut self, wire: &mut W, link: LinkId) {
+        if self.sides.remove(link).is_some() {
+            self.clients -= 1;
+            wire.counters().tunnels_open -= 1;
+        }
+    }
+
+    /// Ends a stream towards its client with a receipt, and removes it.
+    fn fail<W: Wire>(&mut self, wire: &mut W, key: Key, reset: Reset) {
+        let Some(stream) = self.streams.get(key) else { return };
+        let client = stream.client;
+        self.reset_client(wire, client, reset);
+        self.remove(wire, key);
+    }
+
+    /// Tells a client that its stream has failed, and how far it got.
+    fn reset_client<W: Wire>(&mut self, wire: &mut W, client: Client, reset: Reset) {
+        match reset.receipt {
+            Receipt::NotForwarded => wire.counters().streams_not_forwarded += 1,
+            Receipt::Unknown => wire.counters().streams_unknown += 1,
+            Receipt::Refused => wire.counters().streams_refused += 1,
+        }
+        match client {
+            Client::Tunnel(link) => {
+                // A reset, not an end: the client must not take what it has for the whole.
+                self.forget_tunnel(wire, link);
+                wire.abort(link);
+            }
+            Client::Stream(link, id) => {
+                if let (Some(Side::Client(client)), Some(out)) = (self.sides.get_mut(link), wire.out(link)) {
+                    client.connection.reset(id, reset, out);
+                }
+            }
+        }
+    }
+
+    /// Ends a stream towards its trunk, since the client gave it up, and removes it.
+    fn cancel<W: Wire>(&mut self, wire: &mut W, key: Key, code: Code) {
+        let Some(stream) = self.streams.get(key) else { return };
+        wire.counters().streams_cancelled += 1;
+        if let Some(OnTrunk { trunk, stream: id, .. }) = stream.on_trunk
+            && let Some((connection, link)) = self.pool.connection(trunk)
+            && let Some(out) = wire.out(link)
+        {
+            connection.reset(id, Reset { code, receipt: Receipt::Unknown, wait_ms: 0 }, out);
+        }
+        let trunk = stream.on_trunk.map(|on_trunk| on_trunk.trunk);
+        self.remove(wire, key);
+        if let Some(trunk) = trunk {
+            self.close_if_drained(wire, trunk);
+        }
+    }
+
+    /// Closes a trunk that takes no more streams and has none left.
+    fn close_if_drained<W: Wire>(&mut self, wire: &mut W, trunk: usize) {
+        let trunk = self.pool.trunk_mut(trunk);
+        if let (State::Draining, 0, Some(link)) = (trunk.state, trunk.outstanding(), trunk.link) {
+            wire.close(link);
+        }
+    }
+
+    // ---- clients ----
+
+    fn client_opened<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, opened: Opened) {
+        if self.draining {
+            wire.close(link);
+            return;
+        }
+        match opened.protocol {
+            Protocol::Mmtp => {
+                let mut connection = Connection::new(&self.settings.mmtp, now);
+                if let Some(out) = wire.out(link) {
+                    connection.start(out);
+                }
+                self.clients += 1;
+                self.sides.insert(link, Side::Client(Box::new(ClientSide { connection, address: opened.peer })));
+            }
+            Protocol::Opaque => self.tunnel_opened(now, wire, link, opened),
+        }
+    }
+
+    fn tunnel_opened<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, opened: Opened) {
+        let Origin::Accepted { listener } = opened.origin else { unreachable!("only trunks are dialled") };
+        let service = self.settings.tunnels[listener].as_deref();
+        let block =
+            service.map(|service| forward::tunnel(&mut self.block, service, opened.peer, &self.settings.pop_id));
+        if !matches!(block, Some(Ok(()))) || self.streams.len() >= self.settings.streams_max {
+            wire.counters().streams_refused += 1;
+            wire.abort(link);
+            return;
+        }
+        self.clients += 1;
+        wire.counters().tunnels_open += 1;
+        let key = self.open(now, wire, Client::Tunnel(link), HeaderFlags::NONE, PRIORITY_DEFAULT);
+        self.sides.insert(link, Side::Tunnel(key));
+    }
+
+    fn client_bytes<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, mut input: &[u8]) {
+        loop {
+            let Some(Side::Client(client)) = self.sides.get_mut(link) else { return };
+            match client.connection.receive(now, &mut input) {
+                Ok(None) => break,
+                Ok(Some(Event::Headers { stream, opened: true, block, flags, .. })) => {
+                    let priority = block.priority();
+                    let written = forward::request(&mut self.block, &block, client.address, &self.settings.pop_id);
+                    let key = self.request_opened(now, wire, Client::Stream(link, stream), flags, priority, written);
+                    if let (Some(Side::Client(client)), Some(key)) = (self.sides.get_mut(link), key) {
+                        client.connection.set_tag(stream, key.index);
+                    }
+                }
+                Ok(Some(Event::Data { stream, tag, bytes, end })) => {
+                    if let Some(key) = self.streams.key_at(tag) {
+                        let sent = to_origin(&mut self.streams, &mut self.pool, wire, key, bytes, end);
+                        if let Some(out) = wire.out(link) {
+                            client.connection.consumed(now, stream, sent, out);
+                        }
+                        self.settle(wire, key);
+                    }
+                }
+                Ok(Some(Event::Reset { tag, code, .. })) => {
+                    if let Some(key) = self.streams.key_at(tag) {
+                        self.cancel(wire, key, code);
+                    }
+                }
+                Ok(Some(Event::Credit { .. })) => self.drain_client(now, wire, link),
+                Ok(Some(Event::Established | Event::Headers { .. } | Event::Pong | Event::GoAway { .. })) => {}
+                Err(error) => return self.client_violated(wire, link, error),
+            }
+        }
+        self.drain_client(now, wire, link);
+    }
+
+    /// A client's request, whose block for the trunk was written to `self.block` (or not). None when it is refused.
+    fn request_opened<W: Wire>(
+        &mut self,
+        now: Time,
+        wire: &mut W,
+        client: Client,
+        flags: HeaderFlags,
+        priority: u8,
+        written: Result<u64, HeaderError>,
+    ) -> Option<Key> {
+        let reset = match written {
+            Err(_) => Reset { code: Code::HEADER_BLOCK, receipt: Receipt::NotForwarded, wait_ms: 0 },
+            Ok(_) if self.streams.len() >= self.settings.streams_max => {
+                Reset { code: Code::OVERLOADED, receipt: Receipt::Refused, wait_ms: OVERLOADED_WAIT_MS }
+            }
+            Ok(dropped) => {
+                wire.counters().fields_dropped += dropped;
+                return Some(self.open(now, wire, client, flags, priority));
+            }
+        };
+        self.reset_client(wire, client, reset);
+        None
+    }
+
+    /// Lets a client's queued streams move on, and credits their trunks.
+    fn drain_client<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId) {
+        let Some(Side::Client(client)) = self.sides.get_mut(link) else { return };
+        if !client.connection.has_queued() {
+            return;
+        }
+        let mut moved = std::mem::take(&mut self.moved);
+        if let Some(out) = wire.out(link) {
+            client.connection.drain(out, |_, tag, bytes| moved.push((tag, bytes)));
+        }
+        for (tag, bytes) in moved.drain(..) {
+            if let Some(key) = self.streams.key_at(tag) {
+                self.credit_trunk(now, wire, key, bytes);
+                self.settle(wire, key);
+            }
+        }
+        self.moved = moved;
+    }
+
+    fn client_violated<W: Wire>(&mut self, wire: &mut W, link: LinkId, error: ConnError) {
+        wire.counters().mmtp_errors += 1;
+        let Some(Side::Client(client)) = self.sides.get_mut(link) else { return };
+        let (peer, code) = (Some(client.address), i64::from(error.code().0));
+        wire.log(LogLine { what: "MMTP broken", link: Some(link), peer, code, detail: error.name() });
+        if let Some(out) = wire.out(link) {
+            client.connection.goaway(error.code(), 0, 0, out);
+        }
+        self.client_closed(wire, link);
+        wire.close(link);
+    }
+
+    /// A client is gone: so is the wish for its answers.
+    fn client_closed<W: Wire>(&mut self, wire: &mut W, link: LinkId) {
+        match self.sides.remove(link) {
+            Some(Side::Tunnel(key)) => {
+                self.clients -= 1;
+                wire.counters().tunnels_open -= 1;
+                self.cancel(wire, key, Code::CANCELLED);
+            }
+            Some(Side::Client(client)) => {
+                self.clients -= 1;
+                for (_, tag) in client.connection.streams() {
+                    if let Some(key) = self.streams.key_at(tag) {
+                        self.cancel(wire, key, Code::CANCELLED);
+                    }
+                }
+            }
+            Some(Side::Trunk(_)) | None => {}
+        }
+    }
+
+    // ---- trunks ----
+
+    fn trunk_bytes<W: Wire>(&mut self, now: Time, wire: &mut W, trunk: usize, mut input: &[u8]) {
+        self.pool.heard(now, trunk);
+        loop {
+            let Some((connection, link)) = self.pool.connection(trunk) else { return };
+            match connection.receive(now, &mut input) {
+                Ok(None) => break,
+                Ok(Some(Event::Data { stream, tag, bytes, end })) => {
+                    let taken = to_client(&mut self.streams, &mut self.sides, wire, tag, bytes, end);
+                    if let Some(out) = wire.out(link) {
+                        connection.consumed(now, stream, taken, out);
+                    }
+                    if end && let Some(key) = self.streams.key_at(tag) {
+                        self.settle(wire, key);
+                    }
+                }
+                Ok(Some(Event::Headers { tag, block, flags, .. })) => {
+                    let ended = headers_to_client(&mut self.streams, &mut self.sides, wire, tag, &block, flags);
+                    if let Some(key) = ended {
+                        self.settle(wire, key);
+                    }
+                }
+                Ok(Some(Event::Reset { tag, code, receipt, wait_ms, .. })) => {
+                    if let Some(key) = self.streams.key_at(tag) {
+                        self.fail(wire, key, Reset { code, receipt, wait_ms });
+                        self.close_if_drained(wire, trunk);
+                    }
+                }
+                Ok(Some(Event::Credit { .. })) => self.drain_trunk(now, wire, trunk),
+                Ok(Some(Event::Established)) => {
+                    self.pool.greeted(wire, trunk);
+                    self.place_waiting(now, wire);
+                }
+                // A Reset follows for each stream that the gateway never took.
+                Ok(Some(Event::GoAway { .. })) => {
+                    self.pool.draining(wire, trunk);
+                    self.close_if_drained(wire, trunk);
+                }
+                Ok(Some(Event::Pong)) => {}
+                Err(error) => return self.trunk_violated(wire, trunk, error),
+            }
+        }
+        self.drain_trunk(now, wire, trunk);
+    }
+
+    /// Lets a trunk's queued streams move on, and credits their clients.
+    fn drain_trunk<W: Wire>(&mut self, now: Time, wire: &mut W, trunk: usize) {
+        let Some((connection, link)) = self.pool.connection(trunk) else { return };
+        if !connection.has_queued() {
+            return;
+        }
+        let mut moved = std::mem::take(&mut self.moved);
+        if let Some(out) = wire.out(link) {
+            connection.drain(out, |_, tag, bytes| moved.push((tag, bytes)));
+        }
+        for (tag, bytes) in moved.drain(..) {
+            if let Some(key) = self.streams.key_at(tag) {
+                self.credit_client(now, wire, key, bytes);
+                self.settle(wire, key);
+            }
+        }
+        self.moved = moved;
+    }
+
+    fn trunk_violated<W: Wire>(&mut self, wire: &mut W, trunk: usize, error: ConnError) {
+        wire.counters().mmtp_errors += 1;
+        let Some((connection, link)) = self.pool.connection(trunk) else { return };
+        let code = i64::from(error.code().0);
+        wire.log(LogLine { what: "MMTP broken by gateway", link: Some(link), peer: None, code, detail: error.name() });
+        if let Some(out) = wire.out(link) {
+            connection.goaway(error.code(), 0, 0, out);
+        }
+        wire.close(link);
+    }
+
+    /// A trunk is gone: each of its streams ends with what is known of it.
+    fn trunk_closed<W: Wire>(&mut self, now: Time, wire: &mut W, trunk: usize, link: LinkId, closed: Closed) {
+        self.sides.remove(link);
+        let code = match closed.reason {
+            CloseReason::Os(errno) => i64::from(errno),
+            CloseReason::Done | CloseReason::Protocol | CloseReason::Aborted | CloseReason::TimedOut => 0,
+        };
+        let Some(connection) = self.pool.closed(now, wire, trunk, link, code) else { return };
+        for (_, tag) in connection.streams() {
+            let Some(key) = self.streams.key_at(tag) else { continue };
+            let on_trunk = self.streams.get(key).and_then(|stream| stream.on_trunk);
+            let forwarded = on_trunk.is_some_and(|on_trunk| on_trunk.position < closed.submitted);
+            let receipt = if forwarded { Receipt::Unknown } else { Receipt::NotForwarded };
+            self.fail(wire, key, Reset { code: Code::TRANSPORT_LOST, receipt, wait_ms: 0 });
+        }
+    }
+
+    // ---- time ----
+
+    /// Ends streams that waited for a trunk long enough.
+    fn expire_waiting<W: Wire>(&mut self, now: Time, wire: &mut W) {
+        while let Some(key) = self.waiting.front().copied() {
+            match self.streams.get(key).and_then(|stream| stream.waiting.as_ref()) {
+                Some(waiting) if waiting.until > now => return,
+                Some(_) => {
+                    self.fail(wire, key, Reset { code: Code::NO_ROUTE, receipt: Receipt::NotForwarded, wait_ms: 0 });
+                }
+                None => {}
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// While draining: closes clients that have nothing left, then the trunks.
+    fn drain_further<W: Wire>(&mut self, wire: &mut W) {
+        let idle = |(link, side): (LinkId, &mut Side)| match side {
+            Side::Client(client) if client.connection.open_streams() == 0 => Some(link),
+            Side::Client(_) | Side::Tunnel(_) | Side::Trunk(_) => None,
+        };
+        let idle: Vec<LinkId> = self.sides.iter_mut().filter_map(idle).collect();
+        for link in idle {
+            self.sides.remove(link);
+            self.clients -= 1;
+            wire.close(link);
+        }
+        if self.clients == 0 {
+            self.pool.close(wire);
+        }
+    }
+}
+
+/// Passes a client's bytes on. Returns how many the client may be credited for now.
+fn to_origin<W: Wire>(
+    streams: &mut Slab<Stream>,
+    pool: &mut Pool,
+    wire: &mut W,
+    key: Key,
+    bytes: &[u8],
+    end: bool,
+) -> usize {
+    let Some(stream) = streams.get_mut(key) else { return bytes.len() };
+    stream.to_origin_ended |= end;
+    if let Some(waiting) = &mut stream.waiting {
+        waiting.data.extend_from_slice(bytes);
+        waiting.ended |= end;
+        stream.pause(wire);
+        return 0;
+    }
+    send_to_trunk(streams, pool, wire, key, bytes, end)
+}
+
+fn send_to_trunk<W: Wire>(
+    streams: &mut Slab<Stream>,
+    pool: &mut Pool,
+    wire: &mut W,
+    key: Key,
+    bytes: &[u8],
+    end: bool,
+) -> usize {
+    let Some(entry) = streams.get_mut(key) else { return bytes.len() };
+    let Some(OnTrunk { trunk, stream, .. }) = entry.on_trunk else { return bytes.len() };
+    let Some((connection, link)) = pool.connection(trunk) else { return bytes.len() };
+    let Some(out) = wire.out(link) else { return bytes.len() };
+    let sent = connection.send_data(stream, bytes, end, out).unwrap_or(bytes.len());
+    if sent < bytes.len() && connection.queued(stream) > TUNNEL_QUEUE_BYTES_MAX {
+        entry.pause(wire);
+    }
+    sent
+}
+
+/// Passes an origin's bytes on. Returns how many the trunk may be credited for now.
+fn to_client<W: Wire>(
+    streams: &mut Slab<Stream>,
+    sides: &mut SideTable<Side>,
+    wire: &mut W,
+    tag: Tag,
+    bytes: &[u8],
+    end: bool,
+) -> usize {
+    let Some(stream) = streams.key_at(tag).and_then(|key| streams.get_mut(key)) else { return bytes.len() };
+    stream.to_client_ended |= end;
+    match stream.client {
+        Client::Tunnel(link) => {
+            let Some(out) = wire.out(link) else { return bytes.len() };
+            out.put(bytes);
+            stream.uncredited_bytes += bytes.len();
+            let full = out.room() == 0;
+            if end {
+                wire.finish(link);
+            }
+            if full { 0 } else { std::mem::take(&mut stream.uncredited_bytes) }
+        }
+        Client::Stream(link, id) => {
+            let (Some(Side::Client(client)), Some(out)) = (sides.get_mut(link), wire.out(link)) else {
+                return bytes.len();
+            };
+            client.connection.send_data(id, bytes, end, out).unwrap_or(bytes.len())
+        }
+    }
+}
+
+/// Passes the headers of an answer on. Returns the stream when its direction ended with them.
+fn headers_to_client<W: Wire>(
+    streams: &mut Slab<Stream>,
+    sides: &mut SideTable<Side>,
+    wire: &mut W,
+    tag: Tag,
+    block: &HeaderBlock<'_>,
+    flags: HeaderFlags,
+) -> Option<Key> {
+    let key = streams.key_at(tag)?;
+    let stream = streams.get_mut(key)?;
+    stream.to_client_ended |= flags.end();
+    match stream.client {
+        // The far end of a tunnel reads bytes, not headers: that they came says the upstream is connected.
+        Client::Tunnel(link) => {
+            if flags.end() {
+                wire.finish(link);
+            }
+        }
+        Client::Stream(link, id) => {
+            if let (Some(Side::Client(client)), Some(out)) = (sides.get_mut(link), wire.out(link)) {
+                // It fails only for a stream that the client gave up, whose cancellation is on its way.
+                let _ = client.connection.send_headers(id, block.bytes(), flags, out);
+            }
+        }
+    }
+    flags.end().then_some(key)
+}
+
+impl<W: Wire> Role<W> for Relay {
+    fn opened(&mut self, now: Time, wire: &mut W, link: LinkId, opened: Opened) {
+        match opened.origin {
+            Origin::Dialed { tag } => {
+                let trunk = tag as usize;
+                self.sides.insert(link, Side::Trunk(trunk));
+                self.pool.opened(now, wire, trunk, link);
+            }
+            Origin::Accepted { .. } => self.client_opened(now, wire, link, opened),
+        }
+    }
+
+    fn bytes(&mut self, now: Time, wire: &mut W, link: LinkId, bytes: &[u8]) {
+        match self.sides.get(link) {
+            Some(Side::Tunnel(key)) => {
+                let key = *key;
+                to_origin(&mut self.streams, &mut self.pool, wire, key, bytes, false);
+            }
+            Some(Side::Client(_)) => self.client_bytes(now, wire, link, bytes),
+            Some(Side::Trunk(trunk)) => {
+                let trunk = *trunk;
+                self.trunk_bytes(now, wire, trunk, bytes);
+            }
+            None => {}
+        }
+    }
+
+    fn ended(&mut self, _now: Time, wire: &mut W, link: LinkId) {
+        match self.sides.get(link) {
+            Some(Side::Tunnel(key)) => {
+                let key = *key;
+                to_origin(&mut self.streams, &mut self.pool, wire, key, &[], true);
+                self.settle(wire, key);
+            }
+            // MMTP ends streams, not directions: a side that stops sending is leaving.
+            Some(Side::Client(_)) => {
+                self.client_closed(wire, link);
+                wire.close(link);
+            }
+            Some(Side::Trunk(_)) => wire.close(link),
+            None => {}
+        }
+    }
+
+    fn room(&mut self, now: Time, wire: &mut W, link: LinkId) {
+        match self.sides.get(link) {
+            Some(Side::Tunnel(key)) => {
+                let key = *key;
+                let bytes = self.streams.get_mut(key).map_or(0, |stream| std::mem::take(&mut stream.uncredited_bytes));
+                self.credit_trunk(now, wire, key, bytes);
+            }
+            Some(Side::Client(_)) => self.drain_client(now, wire, link),
+            Some(Side::Trunk(trunk)) => {
+                let trunk = *trunk;
+                self.drain_trunk(now, wire, trunk);
+            }
+            None => {}
+        }
+    }
+
+    fn closed(&mut self, now: Time, wire: &mut W, link: LinkId, closed: Closed) {
+        match closed.origin {
+            Origin::Dialed { tag } => self.trunk_closed(now, wire, tag as usize, link, closed),
+            Origin::Accepted { .. } => self.client_closed(wire, link),
+        }
+    }
+
+    fn pass_ended(&mut self, _now: Time, wire: &mut W) {
+        if self.draining {
+            self.drain_further(wire);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        let until = |key: &Key| Some(self.streams.get(*key)?.waiting.as_ref()?.until);
+        [self.waiting.iter().find_map(until), self.pool.next_deadline()].into_iter().flatten().min()
+    }
+
+    fn due(&mut self, now: Time, wire: &mut W) {
+        self.expire_waiting(now, wire);
+        self.pool.due(now, wire);
+    }
+
+    fn drain(&mut self, _now: Time, wire: &mut W, _until: Time) {
+        self.draining = true;
+        let wait_ms = u32::try_from(self.settings.goaway_wait.as_millis()).unwrap_or(u32::MAX);
+        for (link, side) in self.sides.iter_mut() {
+            if let (Side::Client(client), Some(out)) = (side, wire.out(link)) {
+                client.connection.goaway(Code::DRAINING, wait_ms, wait_ms, out);
+            }
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.clients == 0
+    }
+}

@@ -100,7 +100,8 @@ pub enum TlsError {
     BadFinished,
     /// The peer sent a record that does not decrypt.
     BadRecordMac,
-    /// The peer sent a record or plaintext that is too long.
+    /// The peer sent a record or plaintext that is too long. Between ServerHello and Finished the alert on the wire is
+    /// decode_error, rustls's choice.
     RecordOverflow,
     /// The peer sent something that cannot be parsed.
     Malformed(&'static str),
@@ -266,10 +267,13 @@ pub(super) fn from_rustls(error: &rustls::Error) -> TlsError {
         Error::PeerMisbehaved(what) => match what {
             PeerMisbehaved::IllegalMiddleboxChangeCipherSpec
             | PeerMisbehaved::KeyEpochWithPendingFragment
+            | PeerMisbehaved::MessageInterleavedWithHandshakeMessage
+            | PeerMisbehaved::TooManyEmptyFragments
             | PeerMisbehaved::TooMuchEarlyDataReceived
             | PeerMisbehaved::TooManyWarningAlertsReceived => TlsError::Unexpected("peer misbehaved in the handshake"),
             _ => TlsError::IllegalParameter("peer misbehaved in the handshake"),
         },
+        Error::AlertReceived(rustls::AlertDescription::CloseNotify) => TlsError::ClosedInHandshake,
         Error::AlertReceived(description) => TlsError::PeerAlert(u8::from(*description)),
         Error::PeerSentOversizedRecord => TlsError::RecordOverflow,
         Error::NoApplicationProtocol => TlsError::NoApplicationProtocol,
@@ -283,7 +287,6 @@ pub(super) fn from_rustls(error: &rustls::Error) -> TlsError {
 fn from_invalid(invalid: &rustls::InvalidMessage) -> TlsError {
     use rustls::InvalidMessage;
     match invalid {
-        InvalidMessage::MessageTooLarge => TlsError::RecordOverflow,
         InvalidMessage::HandshakePayloadTooLarge => TlsError::Malformed("handshake message too long"),
         _ => TlsError::Malformed("handshake message malformed"),
     }
@@ -300,11 +303,6 @@ fn from_incompatible(what: &rustls::PeerIncompatible) -> TlsError {
         PeerIncompatible::NoCipherSuitesInCommon => TlsError::Incompatible("no cipher suite in common"),
         PeerIncompatible::NoKxGroupsInCommon => TlsError::Incompatible("no key exchange group in common"),
         PeerIncompatible::NoSignatureSchemesInCommon => TlsError::Incompatible("no signature scheme in common"),
-        PeerIncompatible::KeyShareExtensionRequired => TlsError::MissingExtension("key_share is missing"),
-        PeerIncompatible::NamedGroupsExtensionRequired => TlsError::MissingExtension("supported_groups is missing"),
-        PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
-            TlsError::MissingExtension("signature_algorithms is missing")
-        }
         PeerIncompatible::NullCompressionRequired => TlsError::IllegalParameter("null compression is not offered"),
         _ => TlsError::Incompatible("nothing in common with the peer"),
     }

@@ -25,6 +25,9 @@ const HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
 /// Records that a peer may send before its handshake is complete. Keeps a peer that sends one byte per record from
 /// having each byte cost a pass over all before it.
 const HANDSHAKE_RECORDS_MAX: u32 = 128;
+/// Compatibility change_cipher_spec records taken (RFC 8446 D.4). A peer sends one; rustls, which refuses a third
+/// without an alert, takes two.
+const COMPATIBILITY_RECORDS_MAX: u32 = 2;
 
 pub(super) struct Handshake {
     party: Party,
@@ -32,6 +35,7 @@ pub(super) struct Handshake {
     input: Vec<u8>,
     received_bytes: usize,
     received_records: u32,
+    compatibility_records: u32,
     server_name: Option<Box<str>>,
     alpn_required: bool,
     pub(super) key_update_records: u64,
@@ -84,9 +88,18 @@ impl Handshake {
     }
 
     fn new(party: Party, alpn_required: bool, key_update_records: u64) -> Handshake {
-        let (received_bytes, received_records) = (0, 0);
+        let (received_bytes, received_records, compatibility_records) = (0, 0, 0);
         let (input, server_name) = (Vec::new(), None);
-        Handshake { party, input, received_bytes, received_records, server_name, alpn_required, key_update_records }
+        Handshake {
+            party,
+            input,
+            received_bytes,
+            received_records,
+            compatibility_records,
+            server_name,
+            alpn_required,
+            key_update_records,
+        }
     }
 
     /// Takes one whole record. True when the handshake is complete and [`Handshake::complete`] is to be called.
@@ -114,8 +127,15 @@ impl Handshake {
         if record.len() != RECORD_HEADER_BYTES + length {
             return Err(TlsError::Misuse("not a whole record"));
         }
+        if matches!(self.party, Party::Waiting(_)) {
+            before_hello(content, &record[RECORD_HEADER_BYTES..])?;
+        }
         if length > PLAINTEXT_BYTES_MAX && content != ContentType::ApplicationData.code() {
             return Err(TlsError::RecordOverflow); // RFC 8446 5.1
+        }
+        self.compatibility_records += u32::from(content == ContentType::ChangeCipherSpec.code());
+        if self.compatibility_records > COMPATIBILITY_RECORDS_MAX {
+            return Err(TlsError::Flood("too many change_cipher_spec records"));
         }
         self.received_bytes += record.len();
         self.received_records += 1;
@@ -135,16 +155,15 @@ impl Handshake {
             Peek::Unreadable => None, // rustls finds what is wrong
         };
         let chacha_first = hello.as_ref().is_some_and(|hello| hello.chacha_first);
-        let config = if chacha_first { &settings.inner.chacha_first } else { &settings.inner.aes_first };
-        let connection = UnbufferedServerConnection::new(config.clone()).map_err(|error| from_rustls(&error))?;
-        let alpn_required = !settings.inner.tunnels;
-        self.party = Party::Server(connection);
         if let Some(hello) = hello {
-            if alpn_required && !hello.offers_alpn && hello.offers_tls13 {
-                return Err(TlsError::NoApplicationProtocol); // RFC 7301 3.2
+            if let Some(refusal) = hello.refusal(!settings.inner.tunnels) {
+                return Err(refusal);
             }
             self.server_name = hello.server_name;
         }
+        let config = if chacha_first { &settings.inner.chacha_first } else { &settings.inner.aes_first };
+        let connection = UnbufferedServerConnection::new(config.clone()).map_err(|error| from_rustls(&error))?;
+        self.party = Party::Server(connection);
         Ok(true)
     }
 
@@ -169,16 +188,16 @@ impl Handshake {
         }
     }
 
-    /// After a failure, the alert that rustls has queued.
+    /// After a failure, the alert that rustls has queued. It is asked only while it has something to send: given the
+    /// same input again it would find the same fault again.
     fn flush_alert(&mut self, out: &mut Vec<u8>) {
-        loop {
-            let (discard, step) = match &mut self.party {
+        while self.common().is_some_and(CommonState::wants_write) {
+            let (_, step) = match &mut self.party {
                 Party::Waiting(_) => return,
-                Party::Server(connection) => step(connection.process_tls_records(&mut self.input), out),
-                Party::Client(connection) => step(connection.process_tls_records(&mut self.input), out),
+                Party::Server(connection) => step(connection.process_tls_records(&mut []), out),
+                Party::Client(connection) => step(connection.process_tls_records(&mut []), out),
             };
-            self.input.drain(..discard);
-            if !matches!(step, Ok(Step::Again)) {
+            if step.is_err() {
                 return;
             }
         }
@@ -191,8 +210,8 @@ impl Handshake {
             put_plain(ContentType::Alert, &[2, alert.code()], out);
             return;
         }
-        // Under handshake keys only rustls can write it, and offers no way to choose one. Handed a record with the same
-        // fault, it does.
+        // Under handshake keys only rustls can write one, and offers no way to choose it. Handed a record with such a
+        // fault, it does (for a length that is too large, decode_error instead of record_overflow).
         let faulty: &[u8] = match alert {
             Alert::RecordOverflow => &[23, 3, 3, 0xff, 0xff],
             Alert::UnexpectedMessage => &[20, 3, 3, 0, 1, 0],
@@ -234,6 +253,18 @@ impl Handshake {
             }
         };
         Ok(Complete { secrets, kernel, established, refusal })
+    }
+}
+
+/// What may stand before or inside the ClientHello: nothing but it, or an alert of a peer that gives up.
+fn before_hello(content: u8, payload: &[u8]) -> Result<(), TlsError> {
+    match (ContentType::from_code(content), payload) {
+        (Some(ContentType::ChangeCipherSpec), _) => {
+            Err(TlsError::Unexpected("change_cipher_spec before ClientHello")) // RFC 8446 5
+        }
+        (Some(ContentType::Alert), [_, 0]) => Err(TlsError::ClosedInHandshake),
+        (Some(ContentType::Alert), &[_, code]) => Err(TlsError::PeerAlert(code)),
+        _ => Ok(()),
     }
 }
 

@@ -1,17 +1,22 @@
 //! A look at a ClientHello before the TLS library gets it (RFC 8446 section 4.1.2).
 //!
-//! Owns nothing and judges nothing: it finds the few things that choose settings. What it cannot parse it leaves to the
-//! library, which knows the alert. The identities of tickets will be read here too.
+//! Owns nothing: it finds the few things that choose settings, and what must be there and is not. What it cannot parse it
+//! leaves to the library, which knows the alert. The identities of tickets will be read here too.
 
 use std::borrow::Cow;
 
+use super::error::TlsError;
 use super::record::{ContentType, RECORD_HEADER_BYTES};
 
 const MESSAGE_CLIENT_HELLO: u8 = 1;
 const MESSAGE_HEADER_BYTES: usize = 4;
 const EXTENSION_SERVER_NAME: u16 = 0;
+const EXTENSION_SUPPORTED_GROUPS: u16 = 10;
+const EXTENSION_SIGNATURE_ALGORITHMS: u16 = 13;
 const EXTENSION_ALPN: u16 = 16;
+const EXTENSION_PRE_SHARED_KEY: u16 = 41;
 const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
+const EXTENSION_KEY_SHARE: u16 = 51;
 const VERSION_TLS13: [u8; 2] = [3, 4];
 const SUITE_CHACHA20_POLY1305_SHA256: u16 = 0x1303;
 const SUITES_TLS13: core::ops::RangeInclusive<u16> = 0x1301..=0x13ff;
@@ -27,6 +32,30 @@ pub(super) struct Hello {
     pub(super) offers_alpn: bool,
     /// The server it wants to reach.
     pub(super) server_name: Option<Box<str>>,
+    has_groups: bool,
+    has_key_share: bool,
+    has_signature_algorithms: bool,
+    has_pre_shared_key: bool,
+}
+
+impl Hello {
+    /// Why it cannot be served, as far as its extensions say so.
+    pub(super) fn refusal(&self, alpn_required: bool) -> Option<TlsError> {
+        if !self.offers_tls13 {
+            return Some(TlsError::ProtocolVersion); // RFC 8446 4.2.1
+        }
+        // RFC 8446 9.2
+        if !self.has_pre_shared_key && !self.has_signature_algorithms {
+            return Some(TlsError::MissingExtension("signature_algorithms is missing"));
+        }
+        if !self.has_pre_shared_key && !self.has_groups {
+            return Some(TlsError::MissingExtension("supported_groups is missing"));
+        }
+        if self.has_groups != self.has_key_share {
+            return Some(TlsError::MissingExtension("supported_groups and key_share come together"));
+        }
+        (alpn_required && !self.offers_alpn).then_some(TlsError::NoApplicationProtocol) // RFC 7301 3.2
+    }
 }
 
 /// What can be said of the records received so far.
@@ -112,6 +141,10 @@ fn parse(body: &[u8]) -> Option<Hello> {
                 let versions = Reader(content).vector8()?;
                 hello.offers_tls13 = versions.chunks_exact(2).any(|version| version == VERSION_TLS13);
             }
+            EXTENSION_SUPPORTED_GROUPS => hello.has_groups = true,
+            EXTENSION_KEY_SHARE => hello.has_key_share = true,
+            EXTENSION_SIGNATURE_ALGORITHMS => hello.has_signature_algorithms = true,
+            EXTENSION_PRE_SHARED_KEY => hello.has_pre_shared_key = true,
             _ => {}
         }
     }
@@ -159,5 +192,105 @@ impl<'a> Reader<'a> {
     fn vector16(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(usize::from(length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::fixture::{Authority, NAME};
+    use crate::tls::{ClientSettings, Session};
+
+    fn client_hello() -> Vec<u8> {
+        let mut record = Vec::new();
+        let settings = ClientSettings::new(&Authority::new().client_options()).unwrap();
+        Session::client(&settings, NAME, &mut record).unwrap();
+        record
+    }
+
+    /// The same bytes in records of `fragment_bytes` each.
+    fn split(record: &[u8], fragment_bytes: usize) -> Vec<u8> {
+        let mut records = Vec::new();
+        for fragment in record[RECORD_HEADER_BYTES..].chunks(fragment_bytes) {
+            let [high, low] = u16::try_from(fragment.len()).unwrap().to_be_bytes();
+            records.extend_from_slice(&[22, 3, 1, high, low]);
+            records.extend_from_slice(fragment);
+        }
+        records
+    }
+
+    #[test]
+    fn a_hello_is_read_whole_or_in_records() {
+        let record = client_hello();
+        let Peek::Whole(hello) = peek(&record) else { panic!("it is whole") };
+        assert_eq!(hello.server_name.as_deref(), Some(NAME));
+        assert!(hello.offers_alpn && hello.offers_tls13 && !hello.chacha_first);
+        for fragment_bytes in [1, 2, 3, 5, 100] {
+            assert_eq!(peek(&split(&record, fragment_bytes)), Peek::Whole(hello.clone()));
+        }
+        assert_eq!(peek(&split(&record, 100)[..RECORD_HEADER_BYTES + 100]), Peek::Incomplete);
+        assert_eq!(peek(&[]), Peek::Incomplete);
+    }
+
+    #[test]
+    fn what_is_cut_or_lies_about_lengths_is_unreadable() {
+        let record = client_hello();
+        for at in MESSAGE_HEADER_BYTES..record.len() - RECORD_HEADER_BYTES {
+            let mut cut = record[..RECORD_HEADER_BYTES + at].to_vec();
+            let [high, low] = u16::try_from(at).unwrap().to_be_bytes();
+            (cut[3], cut[4]) = (high, low);
+            assert_eq!(peek(&cut), Peek::Incomplete, "the record ends early");
+            let [high, low] = u16::try_from(at - MESSAGE_HEADER_BYTES).unwrap().to_be_bytes();
+            (cut[7], cut[8]) = (high, low);
+            let extensions_absent = matches!(peek(&cut), Peek::Whole(hello) if !hello.offers_tls13);
+            assert!(extensions_absent || peek(&cut) == Peek::Unreadable, "the message ends early at {at}");
+        }
+        for records in [&[23, 3, 3, 0, 1, 0][..], &[22, 3, 3, 0, 0], &[22, 3, 3, 0, 1, 2], &[22, 3, 3, 9, 9, 1]] {
+            assert_eq!(peek(records), Peek::Unreadable);
+        }
+    }
+
+    #[test]
+    fn an_extension_that_must_be_there_is_missed() {
+        let record = client_hello();
+        let Peek::Whole(whole) = peek(&record) else { panic!("it is whole") };
+        assert_eq!(whole.refusal(true), None);
+        let missing = |change: fn(&mut Hello)| {
+            let mut hello = whole.clone();
+            change(&mut hello);
+            hello.refusal(true)
+        };
+        assert_eq!(missing(|hello| hello.offers_tls13 = false), Some(TlsError::ProtocolVersion));
+        assert_eq!(missing(|hello| hello.offers_alpn = false), Some(TlsError::NoApplicationProtocol));
+        for change in [
+            (|hello| hello.has_groups = false) as fn(&mut Hello),
+            |hello| hello.has_key_share = false,
+            |hello| hello.has_signature_algorithms = false,
+            |hello| (hello.has_groups, hello.has_key_share) = (false, false),
+        ] {
+            assert!(matches!(missing(change), Some(TlsError::MissingExtension(_))));
+        }
+        assert_eq!(missing(|hello| (hello.has_signature_algorithms, hello.has_pre_shared_key) = (false, true)), None);
+    }
+
+    #[test]
+    fn chacha_counts_when_it_is_the_first_of_tls_13() {
+        assert!(chacha_first(&[0x0a, 0x0a, 0xc0, 0x2b, 0x13, 0x03, 0x13, 0x01]), "GREASE and TLS 1.2 aside");
+        assert!(!chacha_first(&[0x13, 0x01, 0x13, 0x03]));
+        assert!(!chacha_first(&[]));
+    }
+
+    #[test]
+    fn only_host_names_are_server_names() {
+        let name = |host: &[u8]| {
+            let length = u8::try_from(host.len()).unwrap();
+            let mut content = vec![0, length + 3, 0, 0, length];
+            content.extend_from_slice(host);
+            server_name(&content)
+        };
+        assert_eq!(name(b"a.example").as_deref(), Some("a.example"));
+        for host in [&b""[..], b"a\0b", b"a b", b"\xff", &[b'a'; 250][..]] {
+            assert_eq!(name(host).is_some(), host.len() == 250, "{host:?}");
+        }
     }
 }

@@ -11,6 +11,8 @@
 //! ```
 
 mod error;
+#[cfg(test)]
+mod fixture;
 mod handshake;
 mod hello;
 mod record;

@@ -67,8 +67,7 @@ impl ContentType {
 pub fn record_bytes(bytes: &[u8]) -> Result<Option<usize>, TlsError> {
     let Some(&first) = bytes.first() else { return Ok(None) };
     if ContentType::from_code(first).is_none() {
-        // The first letter of every method in use is a capital one; no content type is.
-        return Err(if first.is_ascii_uppercase() { TlsError::PlainHttp } else { TlsError::NotTls });
+        return Err(if is_http(bytes) { TlsError::PlainHttp } else { TlsError::NotTls });
     }
     // RFC 8446 5.1: the version must be ignored; but all versions there ever were begin with 3, and what does not is
     // something else.
@@ -81,6 +80,13 @@ pub fn record_bytes(bytes: &[u8]) -> Result<Option<usize>, TlsError> {
         return Err(TlsError::RecordOverflow);
     }
     Ok(Some(RECORD_HEADER_BYTES + length))
+}
+
+/// Whether what there is so far is the beginning of an HTTP request.
+fn is_http(bytes: &[u8]) -> bool {
+    const METHODS: [&[u8]; 10] =
+        [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE ", b"PRI "];
+    METHODS.iter().any(|method| method.iter().zip(bytes).all(|(expected, byte)| expected == byte))
 }
 
 /// Appends a record that is not encrypted.
@@ -182,5 +188,71 @@ impl Protection {
         out.extend_from_slice(&tag);
         self.sequence += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Protection {
+    /// A record with this inner plaintext, content type and padding included, well-formed or not.
+    pub(super) fn seal_inner(&mut self, inner: &[u8]) -> Vec<u8> {
+        let [high, low] = u16::try_from(inner.len() + TAG_BYTES).unwrap().to_be_bytes();
+        let mut record = vec![23, 3, 3, high, low];
+        let aad = Aad::from([23, 3, 3, high, low]);
+        record.extend_from_slice(inner);
+        let mut tag = [0; TAG_BYTES];
+        self.key.seal_in_place_scatter(self.nonce(), aad, &mut record[RECORD_HEADER_BYTES..], &[], &mut tag).unwrap();
+        record.extend_from_slice(&tag);
+        self.sequence += 1;
+        record
+    }
+
+    /// As if `count` records had been protected.
+    pub(super) fn skip(&mut self, count: u64) {
+        self.sequence += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Pair, hostile};
+    use super::*;
+
+    #[test]
+    fn lengths_are_read_and_what_is_no_record_is_told_apart() {
+        assert_eq!(record_bytes(b""), Ok(None));
+        assert_eq!(record_bytes(&[22, 3, 1, 0]), Ok(None));
+        assert_eq!(record_bytes(&[22, 3, 1, 2, 1, 0xff]), Ok(Some(5 + 513)));
+        assert_eq!(record_bytes(&[23, 3, 3, 0x41, 0]), Ok(Some(RECORD_BYTES_MAX)));
+        assert_eq!(record_bytes(&[23, 3, 3, 0x41, 1]), Err(TlsError::RecordOverflow));
+        assert_eq!(record_bytes(b"GET / HTTP/1.1\r\n"), Err(TlsError::PlainHttp));
+        assert_eq!(record_bytes(b"P"), Err(TlsError::PlainHttp));
+        assert_eq!(record_bytes(b"SSH-2.0-"), Err(TlsError::NotTls));
+        assert_eq!(record_bytes(&[0x80, 0x2e, 1]), Err(TlsError::NotTls), "SSL 2");
+        assert_eq!(record_bytes(&[22, 2]), Err(TlsError::NotTls));
+        assert_eq!(record_bytes(&[24, 3, 3, 0, 1]), Err(TlsError::NotTls));
+    }
+
+    #[test]
+    fn sealing_refuses_what_is_no_record_and_leaves_it_unchanged() {
+        let mut pair = Pair::established();
+        for (bytes, start) in [(vec![1; 4], 0), (vec![1; 9], 5), (vec![1; 9], usize::MAX), (vec![1; 16_390], 0)] {
+            let mut out = bytes.clone();
+            assert!(matches!(pair.client.seal(&mut out, start), Err(TlsError::Misuse(_))), "{start}");
+            assert_eq!(out, bytes);
+        }
+    }
+
+    #[test]
+    fn a_key_is_not_used_past_its_limit() {
+        let mut pair = Pair::established();
+        assert!(!pair.client.key_update_due());
+        let used = hostile(&mut pair.client).sequence();
+        hostile(&mut pair.client).skip(RECORDS_PER_KEY_MAX - 1 - used);
+        assert!(pair.client.key_update_due());
+        let mut out = vec![0; RECORD_HEADER_BYTES];
+        pair.client.seal(&mut out, 0).unwrap();
+        let mut out = vec![0; RECORD_HEADER_BYTES];
+        assert_eq!(pair.client.seal(&mut out, 0), Err(TlsError::KeyExhausted));
+        assert_eq!(out, [0; RECORD_HEADER_BYTES]);
     }
 }

@@ -246,3 +246,218 @@ impl Kernel {
         next.map_err(|_| TlsError::Internal("no next traffic secret"))
     }
 }
+
+#[cfg(test)]
+impl Traffic {
+    pub(super) fn sending_for_test(&mut self) -> &mut Protection {
+        &mut self.sending
+    }
+
+    pub(super) fn update_for_test(&mut self) {
+        self.sending = Protection::new(self.kernel.next_sending().unwrap()).unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Pair, hostile};
+    use super::*;
+    use crate::tls::RECORD_HEADER_BYTES;
+
+    const EMPTY: &[u8] = &[];
+
+    /// The server's answer to inner plaintexts that a client should never send: its error, and the alert the client saw.
+    fn verdict(records: &[&[u8]]) -> (Option<TlsError>, Option<u8>) {
+        let mut pair = Pair::established();
+        let mut to_client = Vec::new();
+        let mut error = None;
+        for inner in records {
+            let mut record = hostile(&mut pair.client).seal_inner(inner);
+            error = pair.server.receive(&mut record, &mut to_client).err();
+            if error.is_some() {
+                break;
+            }
+        }
+        let alert = pair.client_reads(&mut to_client).err().map(|error| match error {
+            TlsError::PeerAlert(code) => code,
+            other => panic!("the client saw {other}"),
+        });
+        (error, alert)
+    }
+
+    fn assert_refused(records: &[&[u8]], alert: Alert) {
+        let (error, seen) = verdict(records);
+        let error = error.expect("the server refuses");
+        assert_eq!((error.alert(), seen), (Some(alert), Some(alert.code())), "{records:?}: {error}");
+    }
+
+    #[test]
+    fn what_does_not_belong_here_is_unexpected() {
+        assert_refused(&[&[0; 40]], Alert::UnexpectedMessage); // RFC 8446 5.4: no content type
+        assert_refused(&[EMPTY], Alert::UnexpectedMessage);
+        assert_refused(&[&[1, 20]], Alert::UnexpectedMessage); // RFC 8446 5: protected change_cipher_spec
+        assert_refused(&[&[1, 2, 3, 24]], Alert::UnexpectedMessage); // heartbeat
+        assert_refused(&[&[22]], Alert::UnexpectedMessage); // RFC 8446 5.4: empty handshake record
+        assert_refused(&[&[21]], Alert::UnexpectedMessage); // RFC 8446 5.4: empty alert record
+        for kind in (0..=255).filter(|&kind| kind != MESSAGE_KEY_UPDATE) {
+            assert_refused(&[&[kind, 22]], Alert::UnexpectedMessage); // tickets are for clients, the rest for handshakes
+        }
+    }
+
+    #[test]
+    fn malformed_messages_are_told_so() {
+        assert_refused(&[&[2, 21]], Alert::DecodeError);
+        assert_refused(&[&[2, 80, 0, 21]], Alert::DecodeError);
+        assert_refused(&[&[24, 0, 0, 2, 0, 0, 22]], Alert::DecodeError);
+        assert_refused(&[&[24, 0, 0, 0, 22]], Alert::DecodeError);
+        assert_refused(&[&[24, 0xff, 0xff, 0xff, 22]], Alert::DecodeError);
+        assert_refused(&[&[24, 0, 0, 1, 2, 22]], Alert::IllegalParameter); // RFC 8446 4.6.3
+    }
+
+    #[test]
+    fn a_key_update_ends_its_record_and_is_not_interrupted() {
+        assert_refused(&[&[24, 0, 0, 1, 0, 24, 0, 0, 1, 0, 22]], Alert::UnexpectedMessage); // RFC 8446 5.1
+        assert_refused(&[&[24, 0, 22], &[b'x', 23]], Alert::UnexpectedMessage);
+        assert_refused(&[&[24, 0, 22], &[1, 0, 21]], Alert::UnexpectedMessage);
+        let (error, alert) = verdict(&[&[24, 0, 22], &[0, 22], &[1, 22]]);
+        assert_eq!((error, alert), (None, None));
+    }
+
+    #[test]
+    fn a_key_update_in_pieces_changes_the_key() {
+        let mut pair = Pair::established();
+        let mut to_client = Vec::new();
+        for inner in [&[24, 0, 22][..], &[0, 1, 1, 22]] {
+            let mut record = hostile(&mut pair.client).seal_inner(inner);
+            pair.server.receive(&mut record, &mut to_client).unwrap();
+        }
+        hostile(&mut pair.client).update();
+        assert!(pair.carries_both_ways(&mut to_client));
+    }
+
+    #[test]
+    fn records_that_are_too_long_overflow() {
+        let mut longest = vec![b'x'; (1 << 14) + 1];
+        longest[1 << 14] = 23;
+        assert_eq!(verdict(&[&longest]), (None, None));
+        longest.push(23);
+        longest[1 << 14] = b'x';
+        assert_refused(&[&longest], Alert::RecordOverflow);
+        let mut padded = vec![0; (1 << 14) + 2]; // RFC 8446 5.4: padding counts too
+        padded[0] = 23;
+        assert_refused(&[&padded], Alert::RecordOverflow);
+        padded.pop();
+        assert_eq!(verdict(&[&padded]), (None, None));
+    }
+
+    #[test]
+    fn padding_is_removed() {
+        let mut pair = Pair::established();
+        let mut record = hostile(&mut pair.client).seal_inner(b"data\0\0\x17\0\0\0\0");
+        let received = pair.server.receive(&mut record, &mut Vec::new()).unwrap();
+        assert!(matches!(received, Received::Data(b"data\0\0")));
+    }
+
+    #[test]
+    fn records_without_data_are_limited_and_data_clears_the_count() {
+        let empty: &[u8] = &[23];
+        let canceled: &[u8] = &[1, 90, 21];
+        let full = usize::from(IDLE_RECORDS_MAX);
+        for idle in [empty, canceled] {
+            assert_eq!(verdict(&vec![idle; full]), (None, None));
+            assert_refused(&vec![idle; full + 1], Alert::UnexpectedMessage);
+            let mut broken = vec![idle; full];
+            broken.push(b"x\x17");
+            broken.extend(vec![idle; full]);
+            assert_eq!(verdict(&broken), (None, None));
+        }
+    }
+
+    #[test]
+    fn key_updates_are_limited() {
+        let mut pair = Pair::established();
+        let mut to_client = Vec::new();
+        for count in 0.. {
+            let mut record = hostile(&mut pair.client).seal_inner(&[24, 0, 0, 1, 1, 22]);
+            hostile(&mut pair.client).update();
+            match pair.server.receive(&mut record, &mut to_client) {
+                Ok(_) => assert!(count < IDLE_RECORDS_MAX),
+                Err(error) => {
+                    assert_eq!((error.alert(), count), (Some(Alert::UnexpectedMessage), IDLE_RECORDS_MAX));
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_decrypt_or_is_in_the_clear_ends_the_session() {
+        for (at, alert) in [(0, Alert::UnexpectedMessage), (RECORD_HEADER_BYTES, Alert::BadRecordMac)] {
+            let mut pair = Pair::established();
+            let mut record = hostile(&mut pair.client).seal_inner(b"data\x17");
+            record[at] ^= 1;
+            let mut to_client = Vec::new();
+            let error = pair.server.receive(&mut record, &mut to_client).unwrap_err();
+            assert_eq!(error.alert(), Some(alert));
+            assert_eq!(pair.client_reads(&mut to_client).unwrap_err(), TlsError::PeerAlert(alert.code()));
+            assert!(!pair.server.is_established());
+            assert!(matches!(pair.server.receive(&mut record, &mut to_client), Err(TlsError::Misuse(_))));
+            assert!(to_client.is_empty());
+        }
+        let mut pair = Pair::established();
+        for record in
+            [&mut [23, 3, 3, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &mut [23, 3, 3, 0, 0]]
+        {
+            let error = pair.server.receive(record, &mut Vec::new()).unwrap_err();
+            assert!(matches!(error, TlsError::BadRecordMac | TlsError::Misuse(_)));
+        }
+    }
+
+    #[test]
+    fn alerts_of_the_peer_are_not_answered() {
+        for level in [1, 2, 77] {
+            let (error, alert) = verdict(&[&[level, 48, 21]]);
+            assert_eq!((error, alert), (Some(TlsError::PeerAlert(48)), None));
+        }
+    }
+
+    #[test]
+    fn closing_is_one_sided_and_what_follows_is_ignored() {
+        let mut pair = Pair::established();
+        let mut to_server = Vec::new();
+        pair.client.put_close_notify(&mut to_server);
+        let once = to_server.len();
+        pair.client.put_close_notify(&mut to_server);
+        assert_eq!(to_server.len(), once, "the second one does nothing");
+        assert!(matches!(pair.client.seal(&mut vec![0; 9], 0), Err(TlsError::Misuse(_))));
+        assert!(matches!(pair.client.put_key_update(&mut to_server), Err(TlsError::Misuse(_))));
+        assert!(!pair.client.key_update_due());
+        let mut to_client = Vec::new();
+        assert!(matches!(pair.server.receive(&mut to_server, &mut to_client), Ok(Received::CloseNotify)));
+        assert!(to_client.is_empty());
+        assert!(matches!(pair.server.receive(&mut [1, 2, 3], &mut to_client), Ok(Received::Nothing)));
+        let mut sealed = vec![0; RECORD_HEADER_BYTES];
+        sealed.extend_from_slice(b"still");
+        pair.server.seal(&mut sealed, 0).unwrap();
+        assert!(matches!(pair.client.receive(&mut sealed, &mut to_server), Ok(Received::Data(b"still"))));
+    }
+
+    #[test]
+    fn keys_are_updated_when_due_in_both_directions() {
+        let mut pair = Pair::established_with(8);
+        let mut to_client = Vec::new();
+        for _ in 0..8 {
+            assert!(!pair.client.key_update_due());
+            pair.carries_to_server(&mut to_client);
+        }
+        assert!(pair.client.key_update_due(), "it sealed eight records");
+        assert!(pair.server.key_update_due(), "it received eight records");
+        pair.server.put_key_update(&mut to_client).unwrap(); // and asks for one
+        assert!(!pair.server.key_update_due());
+        let answer = pair.client_reads(&mut to_client).unwrap();
+        assert!(!answer.is_empty() && !pair.client.key_update_due());
+        pair.server.receive(&mut answer.clone(), &mut to_client).unwrap();
+        assert!(to_client.is_empty(), "an answer asks for nothing");
+        assert!(pair.carries_both_ways(&mut to_client));
+    }
+}

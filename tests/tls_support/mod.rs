@@ -1,6 +1,10 @@
 //! What the tests of TLS share: certificates made in memory, and a pump between two sessions.
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use trunkline::tls::{
     ClientOptions, Established, Identity, RECORD_HEADER_BYTES, Received, Roots, ServerOptions, Session, TlsError,
     record_bytes,
@@ -8,6 +12,8 @@ use trunkline::tls::{
 
 /// The name every server certificate of the tests stands for.
 pub const NAME: &str = "localhost";
+
+static AUTHORITIES: AtomicU32 = AtomicU32::new(1);
 
 /// A certificate authority, and what it has signed, in DER.
 pub struct Authority {
@@ -26,6 +32,9 @@ impl Authority {
     pub fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Two authorities differ in name, as they do outside.
+        let serial = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
+        params.distinguished_name.push(DnType::CommonName, format!("Test authority {serial}"));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         let root_der = params.self_signed(&key).unwrap().der().to_vec();
@@ -118,44 +127,4 @@ pub fn seal(session: &mut Session, plaintext: &[u8], out: &mut Vec<u8>) -> Resul
     out.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
     out.extend_from_slice(plaintext);
     session.seal(out, start)
-}
-
-/// Two sessions of ours and the bytes between them.
-pub struct Pair {
-    pub client: Session,
-    pub server: Session,
-    pub to_server: Vec<u8>,
-    pub to_client: Vec<u8>,
-    pub client_said: Said,
-    pub server_said: Said,
-}
-
-impl Pair {
-    pub fn new(client: &ClientOptions, server: &ServerOptions) -> Pair {
-        let client = trunkline::tls::ClientSettings::new(client).unwrap();
-        let server = trunkline::tls::ServerSettings::new(server).unwrap();
-        Pair::with(&client, &server)
-    }
-
-    pub fn with(client: &trunkline::tls::ClientSettings, server: &trunkline::tls::ServerSettings) -> Pair {
-        let mut to_server = Vec::new();
-        let client = Session::client(client, NAME, &mut to_server).unwrap();
-        let server = Session::server(server).unwrap();
-        let (client_said, server_said) = (Said::default(), Said::default());
-        Pair { client, server, to_server, to_client: Vec::new(), client_said, server_said }
-    }
-
-    /// Carries bytes until none are on the way.
-    pub fn run(&mut self) {
-        while !self.to_server.is_empty() || !self.to_client.is_empty() {
-            self.server_said.merge(feed(&mut self.server, &mut self.to_server, &mut self.to_client));
-            if self.server_said.error.is_some() {
-                self.to_server.clear();
-            }
-            self.client_said.merge(feed(&mut self.client, &mut self.to_client, &mut self.to_server));
-            if self.client_said.error.is_some() {
-                self.to_client.clear();
-            }
-        }
-    }
 }

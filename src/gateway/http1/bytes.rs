@@ -79,7 +79,8 @@ pub(super) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && all(bytes, TOKEN)
 }
 
-/// Whether `bytes` is a field value that reads back as itself: no control bytes, no whitespace at its ends (RFC 9110 5.5).
+/// Whether `bytes` is a field value that reads back as itself: no control bytes, no whitespace at its ends
+/// (RFC 9110 5.5).
 pub(super) fn is_value(bytes: &[u8]) -> bool {
     all(bytes, VALUE) && trim(bytes).len() == bytes.len()
 }

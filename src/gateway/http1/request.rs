@@ -1,4 +1,5 @@
-//! Writing requests: a head that is validated before its first byte is put, and a body that keeps the length it promised.
+//! Writing requests: a head that is validated before its first byte is put, and a body that keeps the length it
+//! promised.
 
 use std::fmt;
 
@@ -253,5 +254,191 @@ impl BodyWriter {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.state == BodyWriting::Ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Field<'a> = (&'a [u8], &'a [u8]);
+
+    fn write(
+        method: &[u8],
+        path: &[u8],
+        authority: &[u8],
+        fields: &[Field],
+        body: BodyLength,
+    ) -> Result<String, Refusal> {
+        let mut out = Vec::new();
+        let head = RequestHead { method, path, authority, fields: fields.iter().copied(), body };
+        let result = write_request_head(&mut out, &head);
+        if result.is_err() {
+            assert!(out.is_empty(), "a refused head puts nothing");
+        }
+        result.map(|()| String::from_utf8_lossy(&out).into_owned())
+    }
+
+    fn refusal(method: &str, path: &str, authority: &str, fields: &[Field], body: BodyLength) -> Refusal {
+        write(method.as_bytes(), path.as_bytes(), authority.as_bytes(), fields, body).expect_err("this must be refused")
+    }
+
+    #[test]
+    fn heads_are_exactly_this() {
+        let fields: &[Field] = &[(b"accept", b"*/*"), (b"X-Empty", b""), (b"x-a", b"1"), (b"x-a", b"2")];
+        assert_eq!(
+            write(b"GET", b"/a/b?c=d&e", b"example.org:8080", fields, BodyLength::None).expect("valid"),
+            "GET /a/b?c=d&e HTTP/1.1\r\nHost: example.org:8080\r\naccept: */*\r\nX-Empty: \r\nx-a: 1\r\nx-a: 2\r\n\r\n"
+        );
+        assert_eq!(
+            write(b"OPTIONS", b"*", b"[::1]", &[], BodyLength::None).expect("valid"),
+            "OPTIONS * HTTP/1.1\r\nHost: [::1]\r\n\r\n"
+        );
+        assert_eq!(
+            write(b"PUT", b"/", b"a", &[], BodyLength::Chunked).expect("valid"),
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        assert_eq!(
+            write(b"POST", b"/", b"a", &[], BodyLength::Known(u64::MAX)).expect("valid"),
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551615\r\n\r\n"
+        );
+        // RFC 9110 8.6.
+        for (method, says_zero) in [("POST", true), ("PUT", true), ("PATCH", true), ("GET", false), ("DELETE", false)] {
+            let head = write(method.as_bytes(), b"/", b"a", &[], BodyLength::None).expect("valid");
+            assert_eq!(head.contains("Content-Length: 0\r\n"), says_zero, "{method}");
+        }
+    }
+
+    #[test]
+    fn methods_that_are_refused() {
+        for method in ["", "G T", "GET\r\n", "GET\0", "GÉT", "G(T", "GET "] {
+            assert_eq!(refusal(method, "/", "a", &[], BodyLength::None), Refusal::Method, "{method:?}");
+        }
+        for method in ["CONNECT", "connect", "Connect"] {
+            assert_eq!(refusal(method, "/", "a", &[], BodyLength::None), Refusal::Connect);
+        }
+        assert_eq!(refusal("TRACE", "/", "a", &[], BodyLength::Known(1)), Refusal::TraceBody);
+        assert_eq!(refusal("TRACE", "/", "a", &[], BodyLength::Chunked), Refusal::TraceBody);
+    }
+
+    #[test]
+    fn paths_that_are_refused() {
+        for path in [
+            "",
+            "a",
+            "*",
+            "http://a/",
+            "a:80",
+            "/a b",
+            "/a\tb",
+            "/a\r\nX: y",
+            "/a\n",
+            "/a\0",
+            "/a\x7F",
+            "/é",
+            "/a#b",
+            " /",
+            "/ HTTP/1.1\r\nHost: b\r\n\r\nGET /",
+        ] {
+            assert_eq!(refusal("GET", path, "a", &[], BodyLength::None), Refusal::Path, "{path:?}");
+        }
+        assert_eq!(refusal("options", "*", "a", &[], BodyLength::None), Refusal::Path);
+        assert_eq!(refusal("OPTIONS", "*/", "a", &[], BodyLength::None), Refusal::Path);
+    }
+
+    #[test]
+    fn fields_that_are_refused() {
+        assert_eq!(refusal("GET", "/", "a\r\nX: y", &[], BodyLength::None), Refusal::Authority);
+        for name in ["", "a b", "a:", "a\r\n", "é", " a", "a ", "a\0", "(a)"] {
+            let fields: &[Field] = &[(b"ok", b"ok"), (name.as_bytes(), b"v")];
+            assert_eq!(refusal("GET", "/", "a", fields, BodyLength::None), Refusal::FieldName, "{name:?}");
+        }
+        for value in ["a\rb", "a\nb", "a\r\nb: c", "a\0", "\x01", "\x7F", " a", "a ", "\t", "a\r\n\r\nGET / HTTP/1.1"] {
+            let fields: &[Field] = &[(b"x", value.as_bytes())];
+            assert_eq!(refusal("GET", "/", "a", fields, BodyLength::None), Refusal::FieldValue, "{value:?}");
+        }
+        for name in ["Host", "host", "Content-Length", "CONTENT-LENGTH"] {
+            let fields: &[Field] = &[(name.as_bytes(), b"1")];
+            assert_eq!(refusal("GET", "/", "a", fields, BodyLength::None), Refusal::FramingField, "{name}");
+        }
+        for name in ["Connection", "transfer-encoding", "TE", "Trailer", "Upgrade", "Keep-Alive", "Proxy-Connection"] {
+            let fields: &[Field] = &[(name.as_bytes(), b"close")];
+            assert_eq!(refusal("GET", "/", "a", fields, BodyLength::None), Refusal::HopByHopField, "{name}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_exactly_this() {
+        let mut out = Vec::new();
+        let mut body = BodyWriter::new(BodyLength::Chunked);
+        for part in [&b""[..], b"a", b"", &[b'x'; 0x1A]] {
+            body.put(part, &mut out).expect("chunked takes any length");
+        }
+        assert!(!body.is_finished());
+        body.finish(&mut out).expect("chunked may end anywhere");
+        body.finish(&mut out).expect("ending again does nothing");
+        assert!(body.is_finished());
+        assert_eq!(out, [b"1\r\na\r\n1a\r\n", &[b'x'; 0x1A][..], b"\r\n0\r\n\r\n"].concat());
+        assert_eq!(body.put(b"a", &mut out), Err(Refusal::BodyEnded));
+    }
+
+    #[test]
+    fn bodies_keep_their_length() {
+        let mut out = Vec::new();
+        let mut body = BodyWriter::new(BodyLength::Known(3));
+        body.put(b"ab", &mut out).expect("fits");
+        assert_eq!(body.finish(&mut out), Err(Refusal::BodyTooShort));
+        assert_eq!(body.put(b"cd", &mut out), Err(Refusal::BodyTooLong));
+        body.put(b"c", &mut out).expect("fits");
+        assert_eq!(body.put(b"d", &mut out), Err(Refusal::BodyTooLong));
+        body.finish(&mut out).expect("whole");
+        assert_eq!(out, b"abc");
+
+        let mut none = BodyWriter::new(BodyLength::None);
+        assert!(none.is_finished());
+        none.put(b"", &mut out).expect("nothing is nothing");
+        assert_eq!(none.put(b"a", &mut out), Err(Refusal::BodyEnded));
+    }
+
+    fn bytes_near_http() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![8 => b'a'..=b'z', 2 => Just(b'/'), 1 => any::<u8>(), 1 => Just(b' '), 1 => Just(b':')];
+        proptest::collection::vec(byte, 0..12)
+    }
+
+    proptest! {
+        /// Whatever is accepted reads back, by another reader, as the one request that was meant.
+        #[test]
+        fn accepted_heads_read_back(
+            method in bytes_near_http(),
+            tail in bytes_near_http(),
+            authority in bytes_near_http(),
+            fields in proptest::collection::vec((bytes_near_http(), bytes_near_http()), 0..4),
+        ) {
+            let path = [b"/", &tail[..]].concat();
+            let given: Vec<Field> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+            let head = RequestHead {
+                method: &method,
+                path: &path,
+                authority: &authority,
+                fields: given.iter().copied(),
+                body: BodyLength::Known(7),
+            };
+            let mut out = Vec::new();
+            if write_request_head(&mut out, &head).is_ok() {
+                let mut slots = [httparse::EMPTY_HEADER; 8];
+                let mut read = httparse::Request::new(&mut slots);
+                prop_assert_eq!(read.parse(&out), Ok(httparse::Status::Complete(out.len())));
+                prop_assert_eq!(read.method.map(str::as_bytes), Some(&method[..]));
+                prop_assert_eq!(read.path.map(str::as_bytes), Some(&path[..]));
+                let read: Vec<Field> =
+                    read.headers.iter().map(|header| (header.name.as_bytes(), header.value)).collect();
+                let expected: Vec<Field> =
+                    [(&b"Host"[..], &authority[..]), (b"Content-Length", b"7")].into_iter().chain(given).collect();
+                prop_assert_eq!(read, expected);
+            } else {
+                prop_assert!(out.is_empty());
+            }
+        }
     }
 }

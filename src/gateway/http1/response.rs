@@ -13,10 +13,12 @@ pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Fields of one head: as many as fit a header block of MMTP, and as there are bits in the set of those to leave out.
 pub const HEAD_FIELDS_MAX: usize = 128;
 
-/// Interim (1xx) responses before the final one. A server sends one or two; an endless row of them would hold a request for ever.
+/// Interim (1xx) responses before the final one. A server sends one or two; an endless row of them would hold a
+/// request for ever.
 pub const INTERIM_MAX: u32 = 16;
 
-/// Options in the Connection fields of one head other than close and keep-alive: bounds the work of finding the fields they name.
+/// Options in the Connection fields of one head other than close and keep-alive: bounds the work of finding the
+/// fields they name.
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
 
 const _: () = assert!(HEAD_FIELDS_MAX <= u128::BITS as usize);
@@ -357,18 +359,18 @@ impl ResponseReader {
             self.head.extend_from_slice(front);
             None
         };
-        let head = Head::read(in_input.unwrap_or(&self.head))?;
-        if head.status < 200 {
-            self.interim_count += 1;
-            head.check_interim(self.interim_count)?;
-        } else {
-            self.begin_body(&head);
+        let head = Head::read(in_input.unwrap_or(&self.head), self.method_is_head)?;
+        match head.body {
+            Some(body) => self.begin_body(&head, body),
+            None => {
+                self.interim_count += 1;
+                head.check_interim(self.interim_count)?;
+            }
         }
-        Ok(Step::Head(head.for_method(self.method_is_head), in_input))
+        Ok(Step::Head(head, in_input))
     }
 
-    fn begin_body(&mut self, head: &Head) {
-        let body = head.body(self.method_is_head);
+    fn begin_body(&mut self, head: &Head, body: ResponseBody) {
         // RFC 9110 15.3.5: 204 has no content. One that says otherwise may send it all the same.
         let is_sure_of_end = !(head.status == 204 && (head.is_chunked || head.content_length.unwrap_or(0) > 0));
         self.keeps_alive = head.keeps_alive && body != ResponseBody::UntilClose && is_sure_of_end;
@@ -435,7 +437,7 @@ struct Head {
 
 impl Head {
     /// Reads a whole head: it begins with [`PREFIX`], ends with its blank line, and has no bare line feeds.
-    fn read(bytes: &[u8]) -> Result<Head, ResponseError> {
+    fn read(bytes: &[u8], method_is_head: bool) -> Result<Head, ResponseError> {
         let mut slots = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; HEAD_FIELDS_MAX];
         let mut parsed = httparse::Response::new(&mut []);
         let result =
@@ -461,7 +463,7 @@ impl Head {
         }
         Ok(Head {
             status,
-            body: None,
+            body: (status >= 200).then(|| seen.body(status, method_is_head)),
             keeps_alive: !seen.says_close && (version == 1 || seen.says_keep_alive),
             is_chunked: seen.is_chunked,
             content_length: seen.content_length,
@@ -480,21 +482,6 @@ impl Head {
             return Err(ResponseError::TooManyInterim);
         }
         Ok(())
-    }
-
-    /// What follows this head when it is the final one (RFC 9112 6.3).
-    fn body(&self, method_is_head: bool) -> ResponseBody {
-        match self.content_length {
-            _ if method_is_head || matches!(self.status, 204 | 304) => ResponseBody::Empty,
-            Some(0) => ResponseBody::Empty,
-            Some(length_bytes) => ResponseBody::Known(length_bytes),
-            None if self.is_chunked => ResponseBody::Chunked,
-            None => ResponseBody::UntilClose,
-        }
-    }
-
-    fn for_method(self, method_is_head: bool) -> Head {
-        Head { body: (self.status >= 200).then(|| self.body(method_is_head)), ..self }
     }
 
     fn into_event(self, bytes: &[u8]) -> ResponseEvent<'_> {
@@ -565,6 +552,17 @@ impl Seen {
         Ok(seen)
     }
 
+    /// What follows a final head (RFC 9112 6.3).
+    fn body(&self, status: u16, method_is_head: bool) -> ResponseBody {
+        match self.content_length {
+            _ if method_is_head || matches!(status, 204 | 304) => ResponseBody::Empty,
+            Some(0) => ResponseBody::Empty,
+            Some(length_bytes) => ResponseBody::Known(length_bytes),
+            None if self.is_chunked => ResponseBody::Chunked,
+            None => ResponseBody::UntilClose,
+        }
+    }
+
     /// RFC 9110 7.6.1: close, keep-alive, and the names of fields that go no further.
     fn read_connection<'h>(&mut self, value: &'h [u8], options: &mut Options<'h>) -> Result<(), ResponseError> {
         for option in value.split(|&b| b == b',').map(bytes::trim).filter(|option| !option.is_empty()) {
@@ -611,4 +609,460 @@ fn fold_lengths(so_far: Option<u64>, value: &[u8]) -> Result<u64, ResponseError>
         folded = Some(length_bytes);
     }
     folded.ok_or(ResponseError::ContentLength)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// An event that outlives the input; neighbouring parts of a body are one.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    enum Told {
+        Interim(u16, Vec<(String, String)>),
+        Head { status: u16, content_length: Option<u64>, body: ResponseBody, fields: Vec<(String, String)> },
+        Body(Vec<u8>),
+        End { reusable: bool, trailers: u32 },
+        Error(ResponseError),
+    }
+
+    fn owned(fields: Fields<'_>) -> Vec<(String, String)> {
+        fields.map(|(name, value)| (name.escape_ascii().to_string(), value.escape_ascii().to_string())).collect()
+    }
+
+    fn tell(told: &mut Vec<Told>, event: ResponseEvent<'_>) {
+        let event = match event {
+            ResponseEvent::Interim { status, fields } => Told::Interim(status, owned(fields)),
+            ResponseEvent::Head { status, content_length, body, fields } => {
+                Told::Head { status, content_length, body, fields: owned(fields) }
+            }
+            ResponseEvent::End { reusable, trailers } => Told::End { reusable, trailers },
+            ResponseEvent::Body(data) => {
+                assert!(!data.is_empty(), "a body event has bytes");
+                if let Some(Told::Body(before)) = told.last_mut() {
+                    return before.extend_from_slice(data);
+                }
+                Told::Body(data.to_vec())
+            }
+        };
+        told.push(event);
+    }
+
+    fn read_pieces(pieces: &[&[u8]], method_is_head: bool, closes: bool) -> Vec<Told> {
+        let mut reader = ResponseReader::new(method_is_head);
+        let mut told = Vec::new();
+        for &piece in pieces {
+            let mut input = piece;
+            loop {
+                match reader.receive(&mut input) {
+                    Ok(Some(event)) => tell(&mut told, event),
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert_eq!(reader.receive(&mut input).err(), Some(error), "an error stays");
+                        assert_eq!(reader.eof().err(), Some(error), "an error stays");
+                        told.push(Told::Error(error));
+                        return told;
+                    }
+                }
+            }
+            assert!(input.is_empty(), "all input is consumed before none is told");
+        }
+        if closes {
+            match reader.eof() {
+                Ok(Some(event)) => tell(&mut told, event),
+                Ok(None) => assert!(reader.has_ended()),
+                Err(error) => told.push(Told::Error(error)),
+            }
+        }
+        told
+    }
+
+    fn read(bytes: &[u8]) -> Vec<Told> {
+        read_pieces(&[bytes], false, false)
+    }
+
+    /// The error that a head ends in; the head is completed by a blank line.
+    fn error_of(head: &str) -> ResponseError {
+        match read(format!("{head}\r\n\r\n").as_bytes()).as_slice() {
+            [Told::Error(error)] => *error,
+            other => panic!("{head:?} gave {other:?}"),
+        }
+    }
+
+    fn fields(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    fn head(status: u16, content_length: Option<u64>, body: ResponseBody) -> Told {
+        Told::Head { status, content_length, body, fields: Vec::new() }
+    }
+
+    const END: Told = Told::End { reusable: true, trailers: 0 };
+    const END_CLOSED: Told = Told::End { reusable: false, trailers: 0 };
+
+    #[test]
+    fn a_counted_body() {
+        assert_eq!(
+            read(b"HTTP/1.1 200 OK\r\nServer: x y \r\nContent-Length: 5\r\nETag:\"1\"\r\nEmpty:\r\n\r\nhello"),
+            [
+                Told::Head {
+                    status: 200,
+                    content_length: Some(5),
+                    body: ResponseBody::Known(5),
+                    fields: fields(&[("Server", "x y"), ("ETag", "\\\"1\\\""), ("Empty", "")]),
+                },
+                Told::Body(b"hello".to_vec()),
+                END
+            ]
+        );
+        assert_eq!(
+            read(b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n"),
+            [head(200, Some(0), ResponseBody::Empty), END],
+            "no reason, no body"
+        );
+    }
+
+    #[test]
+    fn a_body_borrows_from_the_input() {
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        let mut reader = ResponseReader::new(false);
+        let mut input = &bytes[..];
+        assert!(matches!(reader.receive(&mut input), Ok(Some(ResponseEvent::Head { .. }))));
+        let Ok(Some(ResponseEvent::Body(data))) = reader.receive(&mut input) else { panic!("a body comes next") };
+        assert_eq!(data.as_ptr(), bytes[bytes.len() - 5..].as_ptr());
+        assert_eq!(reader.head.capacity(), 0, "a head that came whole is not copied");
+    }
+
+    #[test]
+    fn a_chunked_body() {
+        assert_eq!(
+            read(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nTrailer: a\r\n\r\n\
+                3;x=y\r\nabc\r\n2\r\nde\r\n0\r\na: b\r\n\r\n"
+            ),
+            [
+                head(200, None, ResponseBody::Chunked),
+                Told::Body(b"abcde".to_vec()),
+                Told::End { reusable: true, trailers: 1 }
+            ]
+        );
+    }
+
+    #[test]
+    fn a_body_until_close() {
+        let bytes = b"HTTP/1.1 200 OK\r\n\r\nabc";
+        assert_eq!(
+            read_pieces(&[bytes], false, true),
+            [head(200, None, ResponseBody::UntilClose), Told::Body(b"abc".to_vec()), END_CLOSED]
+        );
+        assert_eq!(
+            read_pieces(&[b"HTTP/1.0 200 OK\r\n\r\n"], false, true),
+            [head(200, None, ResponseBody::UntilClose), END_CLOSED]
+        );
+    }
+
+    #[test]
+    fn responses_without_body() {
+        for (status, content_length) in [("204 No Content", None), ("304 Not Modified", Some(0))] {
+            let told = read(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes());
+            let number = status[..3].parse().expect("a number");
+            assert_eq!(told, [head(number, content_length, ResponseBody::Empty), END]);
+        }
+        // A length of what is not sent.
+        assert_eq!(
+            read(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"),
+            [head(304, Some(9), ResponseBody::Empty), END]
+        );
+        for framing in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
+            let told = read_pieces(&[format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n").as_bytes()], true, false);
+            let content_length = framing.starts_with("Content").then_some(9);
+            assert_eq!(told, [head(200, content_length, ResponseBody::Empty), END], "HEAD");
+        }
+        // A 204 that announces a body may send it, so nothing is asked of its connection again.
+        for framing in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
+            let told = read(format!("HTTP/1.1 204 No Content\r\n{framing}\r\n\r\n").as_bytes());
+            assert_eq!(told, [head(204, None, ResponseBody::Empty), END_CLOSED]);
+        }
+        // RFC 9110 15.3.6 gives 205 no content, RFC 9112 6.3 no framing of its own.
+        assert_eq!(
+            read(b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n"),
+            [head(205, Some(0), ResponseBody::Empty), END]
+        );
+    }
+
+    #[test]
+    fn interim_responses() {
+        assert_eq!(
+            read(
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\nX: y\r\n\r\n\
+                HTTP/1.1 204 No Content\r\n\r\n"
+            ),
+            [
+                Told::Interim(100, Vec::new()),
+                Told::Interim(103, fields(&[("Link", "</a>")])),
+                head(204, None, ResponseBody::Empty),
+                END
+            ]
+        );
+        let interim = b"HTTP/1.1 102 Processing\r\n\r\n";
+        let most = usize::try_from(INTERIM_MAX).expect("a handful");
+        let told = read(&[&interim.repeat(most)[..], b"HTTP/1.1 204 No Content\r\n\r\n"].concat());
+        assert_eq!(told.last(), Some(&END));
+        let told = read(&interim.repeat(most + 1));
+        assert_eq!(told.last(), Some(&Told::Error(ResponseError::TooManyInterim)));
+        assert_eq!(error_of("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x"), ResponseError::SwitchingProtocols);
+        assert_eq!(error_of("HTTP/1.1 100 Continue\r\nContent-Length: 0"), ResponseError::InterimWithLength);
+        assert_eq!(error_of("HTTP/1.1 100 Continue\r\nTransfer-Encoding: chunked"), ResponseError::InterimWithLength);
+    }
+
+    #[test]
+    fn connections_that_may_be_used_again() {
+        let cases = [
+            ("HTTP/1.1 204 x", true),
+            ("HTTP/1.1 204 x\r\nConnection: keep-alive", true),
+            ("HTTP/1.1 204 x\r\nConnection: close", false),
+            ("HTTP/1.1 204 x\r\nConnection: x, , CLOSE", false),
+            ("HTTP/1.1 204 x\r\nConnection: keep-alive\r\nConnection: close", false),
+            ("HTTP/1.0 204 x", false),
+            ("HTTP/1.0 204 x\r\nConnection: Keep-Alive", true),
+            ("HTTP/1.0 204 x\r\nConnection: keep-alive, close", false),
+        ];
+        for (text, reusable) in cases {
+            let told = read(format!("{text}\r\n\r\n").as_bytes());
+            assert_eq!(told.last(), Some(&Told::End { reusable, trailers: 0 }), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_behind_the_end() {
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\naHTTP/1.1 200 OK\r\n";
+        let expected = [head(200, Some(1), ResponseBody::Known(1)), Told::Body(b"a".to_vec())];
+        let told = read(bytes);
+        assert_eq!(told[..2], expected);
+        assert_eq!(told[2..], [END_CLOSED, Told::Error(ResponseError::ExtraBytes)], "in the same input");
+        let told = read_pieces(&[&bytes[..39], &bytes[39..]], false, false);
+        assert_eq!(told[2..], [END, Told::Error(ResponseError::ExtraBytes)], "in a later one");
+    }
+
+    #[test]
+    fn fields_of_one_connection_go_no_further() {
+        let told = read(
+            b"HTTP/1.1 204 x\r\nA: 1\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive, X-Hop ,x-other\r\nx-HOP: 2\r\n\
+            Proxy-Connection: a\r\nTE: a\r\nTrailer: a\r\nUpgrade: h2c\r\nProxy-Authenticate: a\r\n\
+            X-Other: 3\r\nA: 4\r\nConnection: last\r\nLast: 5\r\nB: 6\r\n\r\n",
+        );
+        let Told::Head { fields: told, .. } = &told[0] else { panic!("a head comes first") };
+        assert_eq!(*told, fields(&[("A", "1"), ("A", "4"), ("B", "6")]));
+        let options = |count: usize| {
+            let names: Vec<String> = (0..count).map(|index| format!("x{index}")).collect();
+            format!("HTTP/1.1 204 x\r\nConnection: {}\r\n\r\n", names.join(","))
+        };
+        assert_eq!(read(options(CONNECTION_OPTIONS_MAX).as_bytes()).last(), Some(&END));
+        assert_eq!(
+            read(options(CONNECTION_OPTIONS_MAX + 1).as_bytes()),
+            [Told::Error(ResponseError::TooManyConnectionOptions)]
+        );
+    }
+
+    #[test]
+    fn lengths_that_agree_are_one() {
+        for text in ["Content-Length: 1\r\ncontent-length: 1", "Content-Length: 1, 1", "Content-Length: 01 ,1"] {
+            let told = read(format!("HTTP/1.1 200 OK\r\n{text}\r\n\r\na").as_bytes());
+            assert_eq!(told[0], head(200, Some(1), ResponseBody::Known(1)), "{text}");
+        }
+    }
+
+    #[test]
+    fn lengths_that_are_refused() {
+        let of = |text: &str| error_of(&format!("HTTP/1.1 200 OK\r\n{text}"));
+        for value in ["", "+1", "-1", "1a", "0x1", "1 1", "1,", ",1", "18446744073709551616", "1;", "\"1\""] {
+            assert_eq!(of(&format!("Content-Length: {value}")), ResponseError::ContentLength, "{value:?}");
+        }
+        assert_eq!(of("Content-Length: 1\r\nContent-Length: 2"), ResponseError::ContentLengthsDiffer);
+        assert_eq!(of("Content-Length: 1, 2"), ResponseError::ContentLengthsDiffer);
+        assert_eq!(of("Content-Length: 1\r\nTransfer-Encoding: chunked"), ResponseError::TwoLengths);
+        assert_eq!(of("Transfer-Encoding: chunked\r\nContent-Length: 1"), ResponseError::TwoLengths);
+        for value in [
+            "",
+            "gzip",
+            "gzip, chunked",
+            "chunked, gzip",
+            "chunked, chunked",
+            "identity",
+            "chunked;q=1",
+            "\"chunked\"",
+            "xchunked",
+        ] {
+            assert_eq!(of(&format!("Transfer-Encoding: {value}")), ResponseError::TransferEncoding, "{value:?}");
+        }
+        assert_eq!(of("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"), ResponseError::TransferEncoding);
+        assert_eq!(of("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked"), ResponseError::TransferEncoding);
+        // The names are not what they seem.
+        assert_eq!(of("Transfer-Encoding : chunked"), ResponseError::FieldName);
+        assert_eq!(of("Transfer-Encoding\t: chunked"), ResponseError::FieldName);
+        assert_eq!(of("Transfer-Encoding: \x0Bchunked"), ResponseError::FieldValue);
+        assert_eq!(error_of("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked"), ResponseError::TransferEncodingInHttp10);
+    }
+
+    #[test]
+    fn heads_that_are_refused() {
+        for text in
+            ["SSH-2.0-x", "http/1.1 200 OK", "HTTP/2 200", "HTTP/0.9 200 OK", " HTTP/1.1 200 OK", "\r\nHTTP/1.1 200 OK"]
+        {
+            assert_eq!(error_of(text), ResponseError::NotHttp, "{text:?}");
+        }
+        for text in [
+            "HTTP/1.2 200 OK",
+            "HTTP/1.1  200 OK",
+            "HTTP/1.1 20 OK",
+            "HTTP/1.1 2000 OK",
+            "HTTP/1.1 abc",
+            "HTTP/1.1",
+            "HTTP/1.1 200 O\x01K",
+            "HTTP/1.1\t200 OK",
+        ] {
+            assert_eq!(error_of(text), ResponseError::StatusLine, "{text:?}");
+        }
+        for text in ["HTTP/1.1 000 x", "HTTP/1.1 099 x", "HTTP/1.1 600 x", "HTTP/1.1 999 x"] {
+            assert_eq!(error_of(text), ResponseError::StatusRange, "{text:?}");
+        }
+        let of = |text: &str| error_of(&format!("HTTP/1.1 200 OK\r\n{text}"));
+        for text in ["a", "a b: c", ": c", " a: b\r\nc: d", "a(: b", "a\0: b", "é: b"] {
+            assert!(matches!(of(text), ResponseError::FieldName | ResponseError::FoldedField), "{text:?}");
+        }
+        for text in ["a: \0", "a: b\x01", "a: b\x7F", "a: b\rc", "a: \rb"] {
+            assert_eq!(of(text), ResponseError::FieldValue, "{text:?}");
+        }
+        assert_eq!(of("a: b\r\n c"), ResponseError::FoldedField);
+        assert_eq!(of("a: b\r\n\tc"), ResponseError::FoldedField);
+        assert_eq!(of("a: b\nc: d"), ResponseError::BareLineFeed);
+        assert_eq!(of("a: b\n\n"), ResponseError::BareLineFeed);
+        assert_eq!(read(b"HTTP/1.1 200 OK\n\n"), [Told::Error(ResponseError::BareLineFeed)]);
+        assert_eq!(of("a: b\r\n\ra: b"), ResponseError::BareCarriageReturn);
+    }
+
+    #[test]
+    fn limits_hold_to_the_byte() {
+        let of_bytes = |bytes: usize| {
+            let fixed = "HTTP/1.1 204 x\r\na: \r\n\r\n".len();
+            format!("HTTP/1.1 204 x\r\na: {}\r\n\r\n", "b".repeat(bytes - fixed))
+        };
+        assert_eq!(read(of_bytes(HEAD_BYTES_MAX).as_bytes()).last(), Some(&END));
+        assert_eq!(read(of_bytes(HEAD_BYTES_MAX + 1).as_bytes()), [Told::Error(ResponseError::HeadTooLong)]);
+        let of_fields = |count: usize| format!("HTTP/1.1 204 x\r\n{}\r\n", "a: b\r\n".repeat(count));
+        let told = read(of_fields(HEAD_FIELDS_MAX).as_bytes());
+        assert!(matches!(&told[0], Told::Head { fields, .. } if fields.len() == HEAD_FIELDS_MAX));
+        assert_eq!(read(of_fields(HEAD_FIELDS_MAX + 1).as_bytes()), [Told::Error(ResponseError::TooManyFields)]);
+        // The last field that has a bit.
+        let last = format!("HTTP/1.1 204 x\r\n{}TE: x\r\n\r\n", "a: b\r\n".repeat(HEAD_FIELDS_MAX - 1));
+        let told = read(last.as_bytes());
+        assert!(matches!(&told[0], Told::Head { fields, .. } if fields.len() == HEAD_FIELDS_MAX - 1));
+    }
+
+    #[test]
+    fn closing_early() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        for bytes in [&whole[..], &chunked[..]] {
+            for end in 0..bytes.len() {
+                let told = read_pieces(&[&bytes[..end]], false, true);
+                let expected =
+                    if end == 0 { ResponseError::ClosedBeforeResponse } else { ResponseError::ClosedWithinResponse };
+                assert_eq!(told.last(), Some(&Told::Error(expected)), "{}", bytes[..end].escape_ascii());
+            }
+            assert_eq!(read_pieces(&[bytes], false, true).last(), Some(&END), "closing after the end says nothing new");
+        }
+        let mut reader = ResponseReader::new(false);
+        assert!(!reader.has_begun());
+        assert!(matches!(reader.receive(&mut &b""[..]), Ok(None)));
+        assert!(!reader.has_begun());
+        assert!(matches!(reader.receive(&mut &b"H"[..]), Ok(None)));
+        assert!(reader.has_begun());
+    }
+
+    #[test]
+    fn the_buffer_of_a_head_in_pieces_is_given_back() {
+        let mut reader = ResponseReader::new(false);
+        assert!(matches!(reader.receive(&mut &b"HTTP/1.1 200 OK\r\nContent-Le"[..]), Ok(None)));
+        let mut input = &b"ngth: 1\r\n\r\na"[..];
+        assert!(matches!(reader.receive(&mut input), Ok(Some(ResponseEvent::Head { status: 200, .. }))));
+        assert!(matches!(reader.receive(&mut input), Ok(Some(ResponseEvent::Body(b"a")))));
+        assert_eq!(reader.head.capacity(), 0);
+    }
+
+    /// Responses that are right, nearly right and wrong, one after another.
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let line = prop::sample::select(
+            &[
+                "Content-Length: 4",
+                "content-length: 4",
+                "Content-Length: 5",
+                "Transfer-Encoding: chunked",
+                "A: b",
+                "Connection: a",
+                "Connection: close",
+                "TE: x",
+                " fold",
+                "bad",
+                "X: \u{7F}",
+                "Empty:",
+            ][..],
+        );
+        let status = prop::sample::select(
+            &[
+                "HTTP/1.1 200 OK",
+                "HTTP/1.1 100 C",
+                "HTTP/1.0 200 OK",
+                "HTTP/1.1 204 N",
+                "HTTP/1.1 304 N",
+                "HTTP/1.1 101 S",
+            ][..],
+        );
+        let end = prop_oneof![9 => Just("\r\n"), 1 => Just("\n")];
+        let body = prop::sample::select(
+            &[
+                "",
+                "abcd",
+                "4\r\nabcd\r\n0\r\n\r\n",
+                "2\r\nab\r\n2;x\r\ncd\r\n0\r\na: b\r\n\r\n",
+                "0\r\n\r\n",
+                "4\r\nabcde",
+            ][..],
+        );
+        let message = (status, proptest::collection::vec((line, end), 0..4), body).prop_map(|(status, lines, body)| {
+            let lines: String = lines.into_iter().map(|(line, end)| format!("{line}{end}")).collect();
+            format!("{status}\r\n{lines}\r\n{body}").into_bytes()
+        });
+        proptest::collection::vec(message, 1..4).prop_map(|messages| messages.concat())
+    }
+
+    /// Whether bytes follow an end is told with it or after it, depending on where the input is cut.
+    fn without_hindsight(mut told: Vec<Told>) -> Vec<Told> {
+        if told.last() == Some(&Told::Error(ResponseError::ExtraBytes)) {
+            for event in &mut told {
+                if let Told::End { reusable, .. } = event {
+                    *reusable = false;
+                }
+            }
+        }
+        told
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_tells_the_same(
+            bytes in stream(),
+            method_is_head in any::<bool>(),
+            cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
+        ) {
+            let whole = without_hindsight(read_pieces(&[&bytes], method_is_head, true));
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
+            prop_assert_eq!(&whole, &without_hindsight(read_pieces(&pieces, method_is_head, true)));
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            prop_assert_eq!(&whole, &without_hindsight(read_pieces(&single, method_is_head, true)));
+        }
+    }
 }

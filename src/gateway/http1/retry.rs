@@ -24,8 +24,8 @@ pub struct Attempt {
     pub body: BodyState,
 }
 
-/// Whether the request may be moved to a fresh connection (RFC 9110 9.2.2, RFC 9112 9.3.1): nothing of the response has come, the request
-/// cannot take effect twice or that would do no harm, and its body can be sent whole once more.
+/// Whether the request may be moved to a fresh connection (RFC 9110 9.2.2, RFC 9112 9.3.1): nothing of the response has
+/// come, the request cannot take effect twice or that would do no harm, and its body can be sent whole once more.
 #[must_use]
 pub fn may_move(method: &[u8], attempt: Attempt) -> bool {
     let is_repeatable = !attempt.request_submitted || attempt.marked_idempotent || is_idempotent(method);

@@ -1,0 +1,74 @@
+//! One stream being served: what is known of it, and what is held of it.
+//!
+//! Owns the request bytes that may be needed again, within [`HELD_BYTES_MAX`], and nothing else of the payload.
+//! Invariant: `upstream` is some from the dial until the upstream's part is over.
+
+use super::http1::{BodyLength, BodyState, BodyWriter, ResponseReader};
+use crate::base::timers::Deadline;
+use crate::base::wire::LinkId;
+use crate::mmtp::StreamId;
+
+/// Request bytes kept so that the request can be moved to a fresh connection. A larger request is not moved.
+pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
+
+/// How a service treats its streams.
+pub(super) enum Kind {
+    /// Bytes both ways.
+    Tunnel,
+    /// One HTTP/1.1 request.
+    Http(Box<Http>),
+}
+
+/// What an HTTP exchange has besides.
+pub(super) struct Http {
+    pub(super) method: Vec<u8>,
+    pub(super) marked_idempotent: bool,
+    pub(super) writer: BodyWriter,
+    pub(super) reader: ResponseReader,
+    /// Whether all bytes of the request so far are in `held`.
+    pub(super) body: BodyState,
+    /// The upstream connection had served another request before.
+    pub(super) reused: bool,
+}
+
+impl Http {
+    pub(super) fn new(method: &[u8], marked_idempotent: bool, length: BodyLength) -> Http {
+        Http {
+            method: method.to_vec(),
+            marked_idempotent,
+            writer: BodyWriter::new(length),
+            reader: ResponseReader::new(method == b"HEAD"),
+            body: BodyState::Unsent,
+            reused: false,
+        }
+    }
+
+    /// A reader for the response on another connection.
+    pub(super) fn start_over(&mut self) {
+        self.reader = ResponseReader::new(self.method == b"HEAD");
+    }
+}
+
+/// One stream being served.
+pub(super) struct Exchange {
+    pub(super) trunk: LinkId,
+    pub(super) stream: StreamId,
+    pub(super) service: usize,
+    pub(super) kind: Kind,
+    pub(super) upstream: Option<LinkId>,
+    /// The upstream's link is open.
+    pub(super) connected: bool,
+    /// Bytes for the upstream: until it is connected, and for HTTP as long as the request may be moved.
+    pub(super) held: Vec<u8>,
+    /// Bytes from the trunk that it was not credited for, since the upstream had no room for them.
+    pub(super) uncredited_bytes: usize,
+    /// The trunk's direction has ended.
+    pub(super) to_upstream_ended: bool,
+    /// Our direction on the trunk has ended.
+    pub(super) to_trunk_ended: bool,
+    /// The upstream's link was paused, since the trunk takes no more of this stream for now.
+    pub(super) paused: bool,
+    /// Upstream addresses not yet tried.
+    pub(super) tries_left: usize,
+    pub(super) deadline: Deadline,
+}
