@@ -1,8 +1,8 @@
 //! Whether the process works and should be sent clients, from what its workers publish.
 //!
 //! Owns what was last seen of every worker, and two flags of the process. Only reads what workers share, and asks
-//! nothing of them. Invariant: a worker whose loop stands still is found within [`LIVE_WITHIN`], whatever it is stuck in:
-//! a worker counts its passes and publishes them several times a second, also when idle.
+//! nothing of them. Invariant: a worker whose loop stands still is found within [`LIVE_WITHIN`], whatever it is stuck
+//! in: a worker counts its passes and publishes them several times a second, also when idle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
