@@ -20,7 +20,7 @@ pub struct Args {
     /// Directory for the files, made if it is missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Name that clients and POPs connect to, a DNS name or an IP address; localhost, 127.0.0.1 and ::1 are always added
+    /// DNS name or IP address that clients and POPs connect to; localhost, 127.0.0.1 and ::1 are always added
     #[arg(long = "name", value_name = "NAME", required = true, num_args = 1.., value_parser = parse_name)]
     names: Vec<String>,
     /// Replace files that exist
