@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
 
 use crate::base::slab::Key;
 use crate::base::time::Time;
@@ -23,6 +22,9 @@ pub(super) const WRITE_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Bytes the app may have read before the driver is told, so that it can grant the server more.
 const READ_REPORT_BYTES: usize = 32 * 1024;
+
+// Credit is due when half a window has been read; a server that waits for it has sent the whole window.
+const _: () = assert!(READ_REPORT_BYTES <= super::STREAM_CREDIT_BYTES as usize / 4);
 
 /// Request bytes on their way from the app to the driver.
 #[derive(Debug, Default)]
@@ -102,6 +104,11 @@ impl Shared {
     /// The state. A thread that panicked while it held it leaves plain data behind, which stays usable.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// When its time is up.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.prepared.timeout.map(|timeout| self.started_at + timeout)
     }
 
     fn elapsed_ms(&self, now: Time) -> f64 {
@@ -263,8 +270,7 @@ impl Call {
             if !state.incoming.is_empty() {
                 let count = io::Read::read(&mut state.incoming, buffer).unwrap_or(0);
                 state.read_unreported += count;
-                let is_due = state.read_unreported >= READ_REPORT_BYTES || state.incoming.is_empty();
-                if is_due && !state.is_answered && state.failure.is_none() {
+                if state.read_unreported >= READ_REPORT_BYTES && !state.is_answered && state.failure.is_none() {
                     self.shared.touch(state);
                 }
                 return Ok(count);
@@ -419,9 +425,4 @@ impl io::Write for Call {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// The time a call has from its start, as the driver keeps it.
-pub(super) fn deadline(shared: &Shared) -> Option<Time> {
-    shared.prepared.timeout.map(|timeout: Duration| shared.started_at + timeout)
 }

@@ -64,7 +64,8 @@ fn interleave(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     let Some(first_is_v6) = addresses.first().map(SocketAddr::is_ipv6) else {
         return VecDeque::new();
     };
-    let (preferred, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let (preferred, other): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
     let (mut preferred, mut other) = (preferred.into_iter(), other.into_iter());
     let mut mixed = VecDeque::new();
     loop {

@@ -309,7 +309,9 @@ impl fmt::Display for BuildError {
             BuildError::NoRoots => out.write_str("no trusted root certificate was given"),
             BuildError::Pem(why) => write!(out, "cannot read the PEM certificates: {why}"),
             BuildError::Root(why) => write!(out, "a root certificate cannot be used: {why}"),
-            BuildError::Attribute(name) => write!(out, "the attribute {name} is longer than 128 bytes, or not visible ASCII"),
+            BuildError::Attribute(name) => {
+                write!(out, "the attribute {name} is longer than 128 bytes, or not visible ASCII")
+            }
             BuildError::Os(why) => write!(out, "cannot start the client's thread: {why}"),
         }
     }
@@ -330,10 +332,7 @@ mod tests {
             Advice::Retry { after: Duration::ZERO }
         );
         assert_eq!(advice(Failure::Lost("reset".into()), Receipt::Unknown), Advice::RetryIfRepeatable);
-        assert_eq!(
-            advice(Failure::GoingAway { code: 1 }, Receipt::Refused { wait }),
-            Advice::Retry { after: wait }
-        );
+        assert_eq!(advice(Failure::GoingAway { code: 1 }, Receipt::Refused { wait }), Advice::Retry { after: wait });
         assert_eq!(advice(Failure::NotMmtp, Receipt::NotForwarded), Advice::Change);
         assert_eq!(advice(Failure::Request(RequestError::Method), Receipt::NotForwarded), Advice::Change);
     }

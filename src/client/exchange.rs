@@ -117,7 +117,7 @@ fn answered(tag: Tag, stream: StreamId, calls: &mut Calls<'_>) {
     if sent.is_over()
         && let Some(key) = calls.key_of(tag, stream)
     {
-        calls.entries.remove(key);
+        calls.book.remove(key);
     }
 }
 
@@ -144,21 +144,25 @@ fn head_of(block: &HeaderBlock<'_>) -> Head {
 /// Opens a stream for a call and sends its HEADERS.
 pub(super) fn open(session: &mut Session, key: Key, calls: &mut Calls<'_>) -> Result<(), mmtp::OpenError> {
     let Some(mmtp) = &mut session.mmtp else { return Err(mmtp::OpenError::Limit) };
-    let Some(entry) = calls.entries.get_mut(key) else { return Ok(()) };
+    let Some(entry) = calls.book.get(key) else { return Ok(()) };
     let prepared = &entry.shared.prepared;
     let stream = mmtp.open(key.index, prepared.priority)?;
     let headers_at = session.out.position();
-    let sent = mmtp.send_headers(stream, &prepared.block, prepared.flags, &mut session.out);
-    assert!(sent.is_ok(), "a prepared block on a stream opened just now is valid");
-    entry.place = Place::Sent(Sent {
+    let result = mmtp.send_headers(stream, &prepared.block, prepared.flags, &mut session.out);
+    assert!(result.is_ok(), "a prepared block on a stream opened just now is valid");
+    let is_handed_over = prepared.flags.contains(HeaderFlags::END);
+    let sent = Sent {
         link: calls.link,
         stream,
         headers_at,
         has_head: false,
         is_answered: false,
-        is_handed_over: prepared.flags.contains(HeaderFlags::END),
+        is_handed_over,
         queued_bytes: 0,
-    });
+    };
+    if let Some(place) = calls.book.place_mut(key) {
+        *place = Place::Sent(sent);
+    }
     session.busy_at = calls.now;
     pump(session, key, calls);
     Ok(())
@@ -174,7 +178,7 @@ pub(super) fn pump(session: &mut Session, key: Key, calls: &mut Calls<'_>) {
         drop(state);
         let reset = Reset { code: Code::CANCELLED, receipt: WireReceipt::Unknown, wait_ms: 0 };
         mmtp.reset(sent.stream, reset, &mut session.out);
-        calls.entries.remove(key); // its app knows: it has failed the call itself
+        calls.book.remove(key); // its app knows: it has failed the call itself
         return;
     }
     let read_bytes = std::mem::take(&mut state.read_unreported);

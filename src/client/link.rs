@@ -208,6 +208,13 @@ impl Session {
     /// Writes until nothing is left or the socket takes no more.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         loop {
+            // The first plaintext goes out together with the end of the handshake: one packet, not two.
+            let may_seal = !self.secure.wants_write() || self.sealed == 0;
+            if may_seal && !self.secure.is_handshaking() && !self.out.bytes.is_empty() {
+                self.secure.seal(&self.out.bytes);
+                self.sealed = self.out.put;
+                self.out.bytes.clear();
+            }
             while self.is_writable && self.secure.wants_write() {
                 if self.secure.write_to(&mut self.socket)? == 0 {
                     self.is_writable = false;
@@ -218,9 +225,6 @@ impl Session {
             if self.secure.wants_write() || self.secure.is_handshaking() || self.out.bytes.is_empty() {
                 return Ok(());
             }
-            self.secure.seal(&self.out.bytes);
-            self.sealed = self.out.put;
-            self.out.bytes.clear();
         }
     }
 

@@ -61,6 +61,8 @@ mod request;
 mod resolve;
 mod secure;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod url;
 
@@ -200,7 +202,9 @@ impl Builder {
             return Err(error);
         }
         let trust = Trust::new(&self.roots)?;
-        if let Some((name, _)) = self.attributes.iter().find(|(_, value)| value.len() > ATTRIBUTE_BYTES_MAX || !is_visible(value)) {
+        if let Some((name, _)) =
+            self.attributes.iter().find(|(_, value)| value.len() > ATTRIBUTE_BYTES_MAX || !is_visible(value))
+        {
             return Err(BuildError::Attribute(name));
         }
         let os = |error: std::io::Error| BuildError::Os(error.to_string());

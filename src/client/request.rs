@@ -299,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_request_is_encoded_with_what_it_says() {
-        let request = Request::post(url(), "hello").field("X-A", " 1 ").field("Accept", "*/*").request_id("r-1").priority(0);
+        let request =
+            Request::post(url(), "hello").field("X-A", " 1 ").field("Accept", "*/*").request_id("r-1").priority(0);
         let prepared = prepared(request);
         let block = HeaderBlock::parse(&prepared.block, Message::Request).expect("our own block");
         assert_eq!(block.get(Known::Service), Some(&b"pay"[..]));

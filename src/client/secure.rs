@@ -167,11 +167,13 @@ impl Secure {
 
     /// Writes once to the socket. Zero when the socket takes nothing for now.
     pub(super) fn write_to(&mut self, socket: &mut impl Write) -> Result<usize, Failure> {
-        match self.tls.write_tls(socket) {
-            Ok(bytes) => Ok(bytes),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => Ok(0),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-            Err(error) => Err(Failure::Lost(error.to_string())),
+        loop {
+            match self.tls.write_tls(socket) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                Err(error) => return Err(Failure::Lost(error.to_string())),
+            }
         }
     }
 }

@@ -13,11 +13,11 @@ use mio::{Poll, Token};
 use crate::base::prng::Prng;
 use crate::base::slab::{Key, Slab};
 use crate::base::time::Time;
-use crate::base::timers::{Deadline, Timers};
+use crate::base::timers::Timers;
 use crate::mmtp;
 
-use super::call::{self, Shared};
-use super::entry::{Entry, Place};
+use super::call::Shared;
+use super::entry::{Book, Entry, Place};
 use super::error::{Failure, Receipt, Stage};
 use super::link::{Link, Phase};
 use super::mailbox::{Command, Mailbox};
@@ -44,7 +44,6 @@ pub(super) struct Options {
 /// Whose deadline came.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Tick {
-    Call(Key),
     Link(Key),
     Pool(Key),
 }
@@ -68,7 +67,7 @@ pub(super) struct Driver {
     mailbox: Arc<Mailbox>,
     options: Options,
     resolver: Resolver,
-    calls: Slab<Entry>,
+    calls: Book,
     links: Slab<Link>,
     pools: Slab<Pool>,
     pool_of: HashMap<Endpoint, Key>,
@@ -106,7 +105,7 @@ impl Driver {
             mailbox,
             options,
             resolver: Resolver::default(),
-            calls: Slab::new(),
+            calls: Book::default(),
             links: Slab::new(),
             pools: Slab::new(),
             pool_of: HashMap::new(),
@@ -143,6 +142,9 @@ impl Driver {
             while let Some(tick) = self.timers.pop_due(self.now) {
                 self.tick(tick);
             }
+            while let Some(call) = self.calls.overdue(self.now) {
+                self.call_overdue(call);
+            }
             self.serve_listed();
         }
         for (_, link) in self.links.iter_mut() {
@@ -156,7 +158,7 @@ impl Driver {
         if !self.listed.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = self.timers.next()?;
+        let next = self.timers.next().into_iter().chain(self.calls.next_deadline()).min()?;
         // One more millisecond: the poll rounds down, and would spin until the deadline.
         Some(next.since(self.mailbox.now()) + Duration::from_millis(1))
     }
@@ -201,12 +203,6 @@ impl Driver {
     fn tick(&mut self, tick: Tick) {
         let now = self.now;
         match tick {
-            Tick::Call(key) => {
-                let Some(entry) = self.calls.get_mut(key) else { return };
-                if entry.deadline.due(now, &mut self.timers, tick) {
-                    self.call_overdue(key);
-                }
-            }
             Tick::Link(key) => {
                 let Some(link) = self.links.get_mut(key) else { return };
                 if link.deadline.due(now, &mut self.timers, tick) {
@@ -227,12 +223,10 @@ impl Driver {
             return;
         }
         let pool = self.pool_for(&shared.prepared.endpoint);
-        let deadline = call::deadline(&shared);
         let order = self.order(shared.prepared.priority);
-        let key = self.calls.insert(Entry { shared: shared.clone(), pool, place: Place::Waiting { order }, deadline: Deadline::default() });
+        let deadline = shared.deadline();
+        let key = self.calls.insert(Entry { shared: shared.clone(), pool, place: Place::Waiting { order }, deadline });
         shared.lock().key = Some(key);
-        let entry = self.calls.get_mut(key).expect("inserted just above");
-        entry.deadline.set(deadline, &mut self.timers, Tick::Call(key));
         self.pools.get_mut(pool).expect("a pool with a caller exists").waiting.insert(order, key);
         self.settle_in(pool);
     }
@@ -246,8 +240,7 @@ impl Driver {
         if let Some(&key) = self.pool_of.get(endpoint) {
             return key;
         }
-        let pool =
-            Pool { endpoint: endpoint.clone(), current: None, waiting: BTreeMap::new(), away: None, links: 0 };
+        let pool = Pool { endpoint: endpoint.clone(), current: None, waiting: BTreeMap::new(), away: None, links: 0 };
         let key = self.pools.insert(pool);
         self.pool_of.insert(endpoint.clone(), key);
         key
@@ -352,7 +345,7 @@ impl Driver {
         let Some(pool) = self.pools.get(key) else { return };
         let mut refused = Vec::new();
         for &call in pool.waiting.values() {
-            let deadline = self.calls.get(call).and_then(|entry| entry.deadline.at());
+            let deadline = self.calls.get(call).and_then(|entry| entry.deadline);
             if deadline.is_some_and(|deadline| deadline < until) {
                 refused.push(call);
             }

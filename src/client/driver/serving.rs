@@ -54,7 +54,7 @@ impl Driver {
             link.steps.secured_at = Some(now);
         }
         // What arrived before a failure still counts: it may hold whole answers.
-        let mut calls = Calls { entries: &mut self.calls, link: key, now };
+        let mut calls = Calls { book: &mut self.calls, link: key, now };
         let mut news = News::default();
         let result = exchange::receive(session, &plaintext, &mut calls, &mut news);
         self.plaintext = plaintext;
@@ -66,7 +66,7 @@ impl Driver {
 
     fn send(&mut self, key: Key) -> Result<(), Failure> {
         let Some(Link { phase: Phase::Connected(session), .. }) = self.links.get_mut(key) else { return Ok(()) };
-        let mut calls = Calls { entries: &mut self.calls, link: key, now: self.now };
+        let mut calls = Calls { book: &mut self.calls, link: key, now: self.now };
         exchange::send(session, &mut calls)
     }
 
@@ -76,9 +76,9 @@ impl Driver {
         let pool_key = link.pool;
         let Phase::Connected(session) = &mut link.phase else { return };
         let Some(pool) = self.pools.get_mut(pool_key).filter(|pool| pool.current == Some(key)) else { return };
-        let mut calls = Calls { entries: &mut self.calls, link: key, now: self.now };
+        let mut calls = Calls { book: &mut self.calls, link: key, now: self.now };
         while let Some((&order, &call)) = pool.waiting.first_key_value() {
-            if let Some(entry) = calls.entries.get(call) {
+            if let Some(entry) = calls.book.get(call) {
                 let mut state = entry.shared.lock();
                 describe(&mut state.report, &link.steps, session, link.opened > 0);
             }
@@ -128,15 +128,16 @@ impl Driver {
     /// A call that the server certainly has not taken goes back in line, or fails with `receipt`.
     fn begin_again(&mut self, key: Key, failure: &Failure, receipt: Receipt) {
         let Some(entry) = self.calls.get(key) else { return };
-        let shared = entry.shared.clone();
+        let (shared, pool_key) = (entry.shared.clone(), entry.pool);
         let may_restart = shared.lock().report.restarts < RESTARTS_MAX;
         if !may_restart || !shared.rewind() {
             return self.fail_call(key, failure.clone(), receipt);
         }
         let order = self.order(shared.prepared.priority);
-        let Some(entry) = self.calls.get_mut(key) else { return };
-        entry.place = Place::Waiting { order };
-        if let Some(pool) = self.pools.get_mut(entry.pool) {
+        if let Some(place) = self.calls.place_mut(key) {
+            *place = Place::Waiting { order };
+        }
+        if let Some(pool) = self.pools.get_mut(pool_key) {
             pool.waiting.insert(order, key);
         }
     }
@@ -197,14 +198,14 @@ impl Driver {
             Phase::Connected(session) => {
                 let quiet_until = session.received_at + session.keep_alive(self.options.keep_alive);
                 let Some(mmtp) = &mut session.mmtp else { return };
+                if mmtp.open_streams() == 0 && now >= session.busy_at + self.options.idle_timeout {
+                    return self.retire(key);
+                }
                 match mmtp.ping_outstanding_since() {
                     Some(since) if now >= since + self.options.connect_timeout => {
                         return self.lose(key, Failure::Lost("the server does not answer PING".to_owned()));
                     }
                     Some(_) => {}
-                    None if mmtp.open_streams() == 0 && now >= session.busy_at + self.options.idle_timeout => {
-                        return self.retire(key);
-                    }
                     None if now >= quiet_until => mmtp.ping(now, &mut session.out),
                     None => {}
                 }
