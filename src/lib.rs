@@ -4,6 +4,7 @@
 pub mod backbone;
 pub mod base;
 pub mod cli;
+pub mod client;
 pub mod gateway;
 pub mod mmtp;
 pub mod relay;

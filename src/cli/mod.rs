@@ -3,6 +3,7 @@
 //! Each command has a file. Owns what is printed to people; the work is done elsewhere. Exit codes: 0 done, 1 failed,
 //! 2 wrong arguments or configuration.
 
+pub mod call;
 pub mod certs;
 pub mod serve;
 
@@ -27,6 +28,8 @@ enum Command {
     Pop(serve::Args),
     /// Run a gateway: end trunks in the data center, forward to upstreams
     Gateway(serve::Args),
+    /// Make a request over mmtp://
+    Call(Box<call::CallArgs>),
     /// Make certificates for development
     Certs(certs::Args),
 }
@@ -37,6 +40,7 @@ pub fn run() -> ExitCode {
     match CommandLine::parse().command {
         Command::Pop(args) => serve::pop(&args),
         Command::Gateway(args) => serve::gateway(&args),
+        Command::Call(args) => call::run(*args),
         Command::Certs(args) => certs::run(&args),
     }
 }

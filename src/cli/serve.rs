@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use crate::server::config::{GatewayConfig, PopConfig};
 use crate::server::problems::{Problem, Problems};
+use crate::server::run::{self, RunError};
 
 use super::EXIT_USAGE;
 
@@ -25,7 +26,7 @@ pub fn pop(args: &Args) -> ExitCode {
     match told(PopConfig::load(&args.config)) {
         None => ExitCode::from(EXIT_USAGE),
         Some(_) if args.check => checked(&args.config),
-        Some(_) => not_serving(),
+        Some(config) => ended(run::pop(&config)),
     }
 }
 
@@ -35,7 +36,7 @@ pub fn gateway(args: &Args) -> ExitCode {
     match told(GatewayConfig::load(&args.config)) {
         None => ExitCode::from(EXIT_USAGE),
         Some(_) if args.check => checked(&args.config),
-        Some(_) => not_serving(),
+        Some(config) => ended(run::gateway(&config)),
     }
 }
 
@@ -60,7 +61,15 @@ fn checked(file: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn not_serving() -> ExitCode {
-    eprintln!("error: this build can only check configurations; add --check");
-    ExitCode::FAILURE
+fn ended(result: Result<(), RunError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            match error {
+                RunError::Config(_) => ExitCode::from(EXIT_USAGE),
+                RunError::Workers(_) | RunError::Slow(_) | RunError::Log(_) => ExitCode::FAILURE,
+            }
+        }
+    }
 }

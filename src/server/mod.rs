@@ -11,6 +11,8 @@ pub mod log;
 pub mod metrics;
 pub mod problems;
 pub mod process;
+pub mod run;
 pub mod section;
 pub mod signals;
 pub mod slow;
+pub mod workers;
