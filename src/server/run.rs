@@ -118,6 +118,9 @@ pub fn gateway(config: &GatewayConfig) -> Result<(), RunError> {
     process.run(config.clone(), tls, make_role, reread)
 }
 
+/// A configuration with its certificates read again, warnings, and the TLS that follows.
+type Reread<C> = Result<(C, Vec<Problem>, TlsSettings), Problems>;
+
 /// What both kinds of process have in common.
 struct Process<'c> {
     role: ProcessRole,
@@ -136,7 +139,7 @@ impl Process<'_> {
     where
         L: Role<Links>,
         M: Fn(usize) -> L + Send + Sync + 'static,
-        R: Fn(&C) -> Result<(C, Vec<Problem>, TlsSettings), Problems>,
+        R: Fn(&C) -> Reread<C>,
     {
         log::open(self.log).map_err(RunError::Log)?;
         if let Err(error) = process::descriptors_raise() {
@@ -172,7 +175,7 @@ impl Process<'_> {
         mut workers: Workers,
         mut config: C,
         flags: &Flags,
-        reread: &dyn Fn(&C) -> Result<(C, Vec<Problem>, TlsSettings), Problems>,
+        reread: &dyn Fn(&C) -> Reread<C>,
     ) -> Result<(), RunError> {
         loop {
             for asked in slow.turn().map_err(RunError::Slow)? {
