@@ -399,8 +399,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser;
+
+    use super::*;
+    use crate::client::testing::{Server, identity};
 
     #[derive(Parser)]
     struct Command {
@@ -458,6 +460,47 @@ mod tests {
             let result = execute(&args(line).expect("clap has nothing to say"));
             assert!(matches!(result, Err(Fault::Usage(_))), "{line:?}: {result:?}");
         }
+    }
+
+    /// Runs a line against a server that echoes paths, trusting its CA.
+    fn executed(line: &[&str], path: &str) -> Result<(), Fault> {
+        let server = Server::serving();
+        let ca = std::env::temp_dir().join(format!("trunkline-{}-{}.pem", std::process::id(), server.address.port()));
+        std::fs::write(&ca, &identity().ca_pem).expect("written");
+        let url = server.url(path).to_string();
+        let line = [line, &["--report", "json", "--ca", ca.to_str().expect("UTF-8"), &url]].concat();
+        let result = execute(&args(&line).expect("a valid line"));
+        std::fs::remove_file(&ca).expect("removed");
+        result
+    }
+
+    #[test]
+    fn calls_are_made_and_answered() {
+        executed(&[], "/one").expect("an answer");
+        executed(&["-d", "text", "-H", "content-type: text/plain"], "/echo").expect("an answer");
+        executed(&["-d", "@Cargo.toml", "-X", "PUT"], "/echo").expect("an answer");
+        executed(&["-d", "@Cargo.toml", "--repeat", "20", "--outstanding", "5"], "/echo").expect("answers");
+    }
+
+    #[test]
+    fn answers_that_differ_fail_the_run() {
+        let counting = Server::talking(|mut peer| {
+            let mut count = 0u32;
+            while let Some((stream, _)) = peer.request() {
+                count += 1;
+                peer.answer(stream, 200, count.to_string().as_bytes());
+            }
+        });
+        let client = Client::builder().ca_pem(identity().ca_pem.as_bytes()).build().expect("valid");
+        let result = repeat(&client, &Request::get(counting.url("/")), 10, 2, None);
+        let Err(Fault::Failed(message)) = result else { panic!("{result:?}") };
+        assert_eq!(message, "9 of 10 answers differ from the first");
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_sent_is_a_usage_error() {
+        let result = executed(&["-H", "transfer-encoding: chunked"], "/one");
+        assert!(matches!(result, Err(Fault::Usage(_))), "{result:?}");
     }
 
     #[test]

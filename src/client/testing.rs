@@ -86,6 +86,7 @@ impl Peer {
         }
         let mut settings = Settings::new(Side::Acceptor, Agent::Pop);
         settings.streams_max = 100;
+        settings.heartbeat.0 = std::time::Duration::from_millis(10);
         let mmtp = Connection::new(&settings, Time::ZERO);
         Some(Peer { socket, tls, mmtp, out: Vec::new(), input: Vec::new(), origin: Instant::now() })
     }

@@ -77,6 +77,7 @@ impl Driver {
         let Phase::Connected(session) = &mut link.phase else { return };
         let Some(pool) = self.pools.get_mut(pool_key).filter(|pool| pool.current == Some(key)) else { return };
         let mut calls = Calls { book: &mut self.calls, link: key, now: self.now };
+        exchange::look(session, &mut calls); // what was cancelled makes room for what waits
         while let Some((&order, &call)) = pool.waiting.first_key_value() {
             if let Some(entry) = calls.book.get(call) {
                 let mut state = entry.shared.lock();
