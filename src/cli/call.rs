@@ -12,7 +12,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::client::{BuildError, Call, CallError, Client, Failure, PRIORITY_DEFAULT, Request, TIMEOUT_DEFAULT, Url};
+use crate::client::{
+    BuildError, Call, CallError, Client, Failure, PRIORITY_DEFAULT, Report, Request, TIMEOUT_DEFAULT, Url,
+};
 
 /// Bytes read from a file or written to standard output at once.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -204,6 +206,14 @@ impl Source {
     }
 }
 
+/// The line that `--report json` writes.
+#[derive(serde::Serialize)]
+struct Line {
+    #[serde(flatten)]
+    report: Report,
+    error: Option<String>,
+}
+
 /// One call, its body streamed to standard output.
 fn once(client: &Client, request: Request, body: Source, format: Option<ReportFormat>) -> Result<(), Fault> {
     let call = match body {
@@ -224,11 +234,8 @@ fn once(client: &Client, request: Request, body: Source, format: Option<ReportFo
             Err(Broken::Call(error)) => error.report().clone(),
             Ok(()) | Err(Broken::Output(_)) => call.report(),
         };
-        let mut report = serde_json::to_value(report).map_err(|error| Fault::Failed(error.to_string()))?;
-        if let Err(broken) = &result {
-            report["error"] = broken.to_string().into();
-        }
-        eprintln!("{report}");
+        let line = Line { report, error: result.as_ref().err().map(Broken::to_string) };
+        eprintln!("{}", serde_json::to_string(&line).map_err(|error| Fault::Failed(error.to_string()))?);
     }
     match result {
         Ok(()) => Ok(()),

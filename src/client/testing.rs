@@ -80,6 +80,7 @@ impl Peer {
     pub(crate) fn accept(socket: TcpStream, alpn: &[&[u8]]) -> Option<Peer> {
         let mut tls = ServerConnection::new(server_config(alpn)).expect("a valid configuration");
         tls.set_buffer_limit(None);
+        socket.set_nodelay(true).ok()?;
         let mut stream = &socket;
         while tls.is_handshaking() {
             tls.complete_io(&mut stream).ok()?;
