@@ -113,6 +113,7 @@ const CONNECTION_CREDIT_BYTES: u32 = 4 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Builder {
     roots: Vec<Vec<u8>>,
+    found_roots: Vec<Vec<u8>>,
     root_error: Option<BuildError>,
     attributes: [(&'static str, String); 4],
     connect_timeout: Duration,
@@ -132,10 +133,11 @@ impl Builder {
         self
     }
 
-    /// Trusts certificates in DER, such as those of the system. May be called several times.
+    /// Trusts certificates in DER that were found somewhere, such as those of the system; what is no usable certificate is
+    /// passed over, as long as one is. May be called several times.
     #[must_use]
     pub fn roots(mut self, roots: impl IntoIterator<Item = Vec<u8>>) -> Builder {
-        self.roots.extend(roots);
+        self.found_roots.extend(roots);
         self
     }
 
@@ -201,7 +203,7 @@ impl Builder {
         if let Some(error) = self.root_error {
             return Err(error);
         }
-        let trust = Trust::new(&self.roots)?;
+        let trust = Trust::new(&self.roots, &self.found_roots)?;
         if let Some((name, _)) =
             self.attributes.iter().find(|(_, value)| value.len() > ATTRIBUTE_BYTES_MAX || !is_visible(value))
         {
@@ -231,6 +233,12 @@ fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
+const _: () = {
+    const fn is_shared_between_threads<T: Send + Sync>() {}
+    is_shared_between_threads::<Client>();
+    is_shared_between_threads::<Call>();
+};
+
 /// Makes calls. Cheap to clone; all clones share connections and thread, which end with the last clone and call.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -244,6 +252,7 @@ impl Client {
     pub fn builder() -> Builder {
         Builder {
             roots: Vec::new(),
+            found_roots: Vec::new(),
             root_error: None,
             attributes: ["app", "version", "system", "network"].map(|name| (name, String::new())),
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,

@@ -142,10 +142,11 @@ impl Driver {
             while let Some(tick) = self.timers.pop_due(self.now) {
                 self.tick(tick);
             }
+            self.serve_listed();
+            // Last: an answer that is already here is better than a timeout.
             while let Some(call) = self.calls.overdue(self.now) {
                 self.call_overdue(call);
             }
-            self.serve_listed();
         }
         for (_, link) in self.links.iter_mut() {
             if let Phase::Connected(session) = &mut link.phase {

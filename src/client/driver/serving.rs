@@ -32,9 +32,11 @@ impl Driver {
     /// Reads, answers and writes on one connection.
     fn serve(&mut self, key: Key) {
         let result = self.receive(key).and_then(|is_ended| {
+            if is_ended {
+                return Err(Failure::Lost("the server closed it".to_owned())); // those in line must not be sent into it
+            }
             self.admit(key);
-            self.send(key)?;
-            if is_ended { Err(Failure::Lost("the server closed it".to_owned())) } else { Ok(()) }
+            self.send(key)
         });
         match result {
             Ok(()) => self.after_service(key),
