@@ -1,8 +1,9 @@
-//! `trunkline call`: one request over `mmtp://` from the command line, or many equal ones. Owns the translation between flags
-//! and a [`Request`], and what goes to which output; never speaks the protocol itself.
+//! `trunkline call`: one request over `mmtp://` from the command line, or many equal ones. Owns the translation between
+//! flags and a [`Request`], and what goes to which output; never speaks the protocol itself.
 //!
-//! Standard output carries the body and nothing else. Standard error carries one line per failure and, when asked for, the
-//! report as one line of JSON. Exit code: 0 an answer, whatever its status; 1 refused or failed; 2 not usable as given.
+//! Standard output carries the body and nothing else. Standard error carries one line per failure and, when asked for,
+//! the report as one line of JSON. Exit code: 0 an answer, whatever its status; 1 refused or failed; 2 not usable as
+//! given.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -45,14 +46,15 @@ pub struct CallArgs {
     pub ca: Option<PathBuf>,
 
     /// Urgency, 0 (a payment) to 7 (prefetch)
-    #[arg(long, value_name = "N", default_value_t = PRIORITY_DEFAULT, value_parser = clap::value_parser!(u8).range(0..=7))]
+    #[arg(long, value_name = "N", default_value_t = PRIORITY_DEFAULT,
+        value_parser = clap::value_parser!(u8).range(0..=7))]
     pub priority: u8,
 
     /// Time for the whole call: 250ms, 5s, 2m; 0 for no limit [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
 
-    /// Request id: carried out once, however often it is sent
+    /// Request id, by which it is known again when it is sent again
     #[arg(long, value_name = "ID")]
     pub request_id: Option<String>,
 
@@ -60,7 +62,8 @@ pub struct CallArgs {
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub report: Option<ReportFormat>,
 
-    /// Make the same call so many times over one connection; the body is printed once, and any that differs is a failure
+    /// Make the same call so many times over one connection; the body is printed once, and any that differs is a
+    /// failure
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: Option<u32>,
 
@@ -244,8 +247,8 @@ fn once(client: &Client, request: Request, body: Source, format: Option<ReportFo
     }
 }
 
-/// Sends a body from another thread, so that an answer that comes meanwhile is read. The thread ends with the call; one that
-/// waits for standard input ends with the process.
+/// Sends a body from another thread, so that an answer that comes meanwhile is read. The thread ends with the call; one
+/// that waits for standard input ends with the process.
 fn upload(call: Arc<Call>, mut source: Box<dyn Read + Send>) -> Result<(), Fault> {
     let work = move || {
         let mut chunk = vec![0; CHUNK_BYTES];

@@ -1,8 +1,8 @@
-//! One call as both sides see it: the app's threads on one side, the driver on the other. Owns the bytes between them and
-//! their bounds; never touches a socket.
+//! One call as both sides see it: the app's threads on one side, the driver on the other. Owns the bytes between them
+//! and their bounds; never touches a socket.
 //!
-//! Invariant: once `failure` is set, or both directions have ended, the driver changes nothing more, and every thread that
-//! waits has been woken.
+//! Invariant: once `failure` is set, or both directions have ended, the driver changes nothing more, and every thread
+//! that waits has been woken.
 
 use std::collections::VecDeque;
 use std::io;
@@ -362,8 +362,8 @@ impl Call {
         }
     }
 
-    /// Gives the call up: the other end is told, and every thread that waits on it gets [`Failure::Cancelled`]. It may have
-    /// been carried out all the same. Changes nothing once the whole answer is here and the request is sent.
+    /// Gives the call up: the other end is told, and every thread that waits on it gets [`Failure::Cancelled`]. It may
+    /// have been carried out all the same. Changes nothing once the whole answer is here and the request is sent.
     pub fn cancel(&self) {
         self.give_up(Failure::Cancelled);
     }

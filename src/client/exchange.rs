@@ -1,8 +1,8 @@
-//! Carries calls over the streams of one connection: requests into it, answers out of it. Owns the order of those steps;
-//! never waits and never opens or closes connections.
+//! Carries calls over the streams of one connection: requests into it, answers out of it. Owns the order of those
+//! steps; never waits and never opens or closes connections.
 //!
-//! Invariant: a stream's credit is given back only for what the app has read, so a call that nobody reads holds at most the
-//! credit it was granted.
+//! Invariant: a stream's credit is given back only for what the app has read, so a call that nobody reads holds at most
+//! the credit it was granted.
 
 use std::time::Duration;
 

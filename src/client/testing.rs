@@ -1,5 +1,5 @@
-//! For tests: a server that does what each test says, over blocking sockets, rustls and the accepting side of MMTP. Shares
-//! no code with the client but MMTP itself.
+//! For tests: a server that does what each test says, over blocking sockets, rustls and the accepting side of MMTP.
+//! Shares no code with the client but MMTP itself.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};

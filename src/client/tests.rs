@@ -629,7 +629,8 @@ fn broken_frames_end_the_connection_with_a_reason() {
 
 #[test]
 fn bytes_that_were_changed_on_the_way_never_hang_or_panic() {
-    // A whole conversation of the server with some bits turned, cut off somewhere; TLS would notice, a broken server not.
+    // A whole conversation of the server with some bits turned, cut off somewhere; TLS would notice, a broken server
+    // not.
     let server = Server::new(|number, socket| {
         let Some(mut peer) = Peer::accept(socket, &[b"mmtp/1"]) else { return };
         let mut prng = Prng::new(number as u64);

@@ -1,5 +1,5 @@
-//! The client's one thread: waits for sockets, commands and deadlines, and moves every call forward. Owns the connections,
-//! the calls under way and their places in line; never runs the app's code.
+//! The client's one thread: waits for sockets, commands and deadlines, and moves every call forward. Owns the
+//! connections, the calls under way and their places in line; never runs the app's code.
 //!
 //! Invariant: every call on the slab ends: by its answer, its failure, its deadline, or with the driver itself.
 
