@@ -1,8 +1,9 @@
-//! `trunkline call`: one request over `mmtp://` from the command line, or many equal ones. Owns the translation between flags
-//! and a [`Request`], and what goes to which output; never speaks the protocol itself.
+//! `trunkline call`: one request over `mmtp://` from the command line, or many equal ones. Owns the translation between
+//! flags and a [`Request`], and what goes to which output; never speaks the protocol itself.
 //!
-//! Standard output carries the body and nothing else. Standard error carries one line per failure and, when asked for, the
-//! report as one line of JSON. Exit code: 0 an answer, whatever its status; 1 refused or failed; 2 not usable as given.
+//! Standard output carries the body and nothing else. Standard error carries one line per failure and, when asked for,
+//! the report as one line of JSON. Exit code: 0 an answer, whatever its status; 1 refused or failed; 2 not usable as
+//! given.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,7 +13,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::client::{BuildError, Call, CallError, Client, Failure, PRIORITY_DEFAULT, Request, TIMEOUT_DEFAULT, Url};
+use crate::client::{
+    BuildError, Call, CallError, Client, Failure, PRIORITY_DEFAULT, Report, Request, TIMEOUT_DEFAULT, Url,
+};
 
 /// Bytes read from a file or written to standard output at once.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -43,14 +46,15 @@ pub struct CallArgs {
     pub ca: Option<PathBuf>,
 
     /// Urgency, 0 (a payment) to 7 (prefetch)
-    #[arg(long, value_name = "N", default_value_t = PRIORITY_DEFAULT, value_parser = clap::value_parser!(u8).range(0..=7))]
+    #[arg(long, value_name = "N", default_value_t = PRIORITY_DEFAULT,
+        value_parser = clap::value_parser!(u8).range(0..=7))]
     pub priority: u8,
 
     /// Time for the whole call: 250ms, 5s, 2m; 0 for no limit [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
 
-    /// Request id: carried out once, however often it is sent
+    /// Request id, by which it is known again when it is sent again
     #[arg(long, value_name = "ID")]
     pub request_id: Option<String>,
 
@@ -58,7 +62,8 @@ pub struct CallArgs {
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub report: Option<ReportFormat>,
 
-    /// Make the same call so many times over one connection; the body is printed once, and any that differs is a failure
+    /// Make the same call so many times over one connection; the body is printed once, and any that differs is a
+    /// failure
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: Option<u32>,
 
@@ -204,6 +209,14 @@ impl Source {
     }
 }
 
+/// The line that `--report json` writes.
+#[derive(serde::Serialize)]
+struct Line {
+    #[serde(flatten)]
+    report: Report,
+    error: Option<String>,
+}
+
 /// One call, its body streamed to standard output.
 fn once(client: &Client, request: Request, body: Source, format: Option<ReportFormat>) -> Result<(), Fault> {
     let call = match body {
@@ -224,11 +237,8 @@ fn once(client: &Client, request: Request, body: Source, format: Option<ReportFo
             Err(Broken::Call(error)) => error.report().clone(),
             Ok(()) | Err(Broken::Output(_)) => call.report(),
         };
-        let mut report = serde_json::to_value(report).map_err(|error| Fault::Failed(error.to_string()))?;
-        if let Err(broken) = &result {
-            report["error"] = broken.to_string().into();
-        }
-        eprintln!("{report}");
+        let line = Line { report, error: result.as_ref().err().map(Broken::to_string) };
+        eprintln!("{}", serde_json::to_string(&line).map_err(|error| Fault::Failed(error.to_string()))?);
     }
     match result {
         Ok(()) => Ok(()),
@@ -237,8 +247,8 @@ fn once(client: &Client, request: Request, body: Source, format: Option<ReportFo
     }
 }
 
-/// Sends a body from another thread, so that an answer that comes meanwhile is read. The thread ends with the call; one that
-/// waits for standard input ends with the process.
+/// Sends a body from another thread, so that an answer that comes meanwhile is read. The thread ends with the call; one
+/// that waits for standard input ends with the process.
 fn upload(call: Arc<Call>, mut source: Box<dyn Read + Send>) -> Result<(), Fault> {
     let work = move || {
         let mut chunk = vec![0; CHUNK_BYTES];
@@ -399,8 +409,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser;
+
+    use super::*;
+    use crate::client::testing::{Server, identity};
 
     #[derive(Parser)]
     struct Command {
@@ -458,6 +470,47 @@ mod tests {
             let result = execute(&args(line).expect("clap has nothing to say"));
             assert!(matches!(result, Err(Fault::Usage(_))), "{line:?}: {result:?}");
         }
+    }
+
+    /// Runs a line against a server that echoes paths, trusting its CA.
+    fn executed(line: &[&str], path: &str) -> Result<(), Fault> {
+        let server = Server::serving();
+        let ca = std::env::temp_dir().join(format!("trunkline-{}-{}.pem", std::process::id(), server.address.port()));
+        std::fs::write(&ca, &identity().ca_pem).expect("written");
+        let url = server.url(path).to_string();
+        let line = [line, &["--report", "json", "--ca", ca.to_str().expect("UTF-8"), &url]].concat();
+        let result = execute(&args(&line).expect("a valid line"));
+        std::fs::remove_file(&ca).expect("removed");
+        result
+    }
+
+    #[test]
+    fn calls_are_made_and_answered() {
+        executed(&[], "/one").expect("an answer");
+        executed(&["-d", "text", "-H", "content-type: text/plain"], "/echo").expect("an answer");
+        executed(&["-d", "@Cargo.toml", "-X", "PUT"], "/echo").expect("an answer");
+        executed(&["-d", "@Cargo.toml", "--repeat", "20", "--outstanding", "5"], "/echo").expect("answers");
+    }
+
+    #[test]
+    fn answers_that_differ_fail_the_run() {
+        let counting = Server::talking(|mut peer| {
+            let mut count = 0u32;
+            while let Some((stream, _)) = peer.request() {
+                count += 1;
+                peer.answer(stream, 200, count.to_string().as_bytes());
+            }
+        });
+        let client = Client::builder().ca_pem(identity().ca_pem.as_bytes()).build().expect("valid");
+        let result = repeat(&client, &Request::get(counting.url("/")), 10, 2, None);
+        let Err(Fault::Failed(message)) = result else { panic!("{result:?}") };
+        assert_eq!(message, "9 of 10 answers differ from the first");
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_sent_is_a_usage_error() {
+        let result = executed(&["-H", "transfer-encoding: chunked"], "/one");
+        assert!(matches!(result, Err(Fault::Usage(_))), "{result:?}");
     }
 
     #[test]

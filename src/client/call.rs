@@ -1,8 +1,8 @@
-//! One call as both sides see it: the app's threads on one side, the driver on the other. Owns the bytes between them and
-//! their bounds; never touches a socket.
+//! One call as both sides see it: the app's threads on one side, the driver on the other. Owns the bytes between them
+//! and their bounds; never touches a socket.
 //!
-//! Invariant: once `failure` is set, or both directions have ended, the driver changes nothing more, and every thread that
-//! waits has been woken.
+//! Invariant: once `failure` is set, or both directions have ended, the driver changes nothing more, and every thread
+//! that waits has been woken.
 
 use std::collections::VecDeque;
 use std::io;
@@ -88,6 +88,13 @@ pub(super) struct State {
     pub(super) report: Report,
 }
 
+impl State {
+    /// Whether nothing that happens can change how the call ended.
+    fn is_settled(&self) -> bool {
+        self.failure.is_some() || self.is_closed
+    }
+}
+
 /// One call, shared.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -118,6 +125,9 @@ impl Shared {
     /// The head of the answer arrived.
     pub(super) fn put_head(&self, now: Time, head: Head) {
         let mut state = self.lock();
+        if state.failure.is_some() {
+            return; // it has been given up
+        }
         state.report.status = Some(head.status);
         state.report.first_byte_ms = Some(self.elapsed_ms(now));
         state.head = Some(head);
@@ -127,6 +137,9 @@ impl Shared {
     /// Part of the answer's body arrived. Its bound is the credit that was granted for it.
     pub(super) fn put_bytes(&self, bytes: &[u8]) {
         let mut state = self.lock();
+        if state.failure.is_some() {
+            return; // it has been given up
+        }
         state.report.received_bytes += bytes.len() as u64;
         state.incoming.extend(bytes);
         self.changed.notify_all();
@@ -135,6 +148,9 @@ impl Shared {
     /// The answer is whole. `is_closed`: so is the request, and the driver lets go.
     pub(super) fn put_end(&self, now: Time, is_closed: bool) {
         let mut state = self.lock();
+        if state.failure.is_some() {
+            return; // it has been given up
+        }
         state.is_answered = true;
         state.is_closed |= is_closed;
         state.report.receipt = Outcome::Answered;
@@ -144,8 +160,11 @@ impl Shared {
 
     /// The call failed. After a whole answer this only stops the sending of the rest of the request.
     pub(super) fn fail(&self, now: Time, failure: Failure, receipt: Receipt) {
-        let mut state = self.lock();
-        if state.failure.is_some() || state.is_closed {
+        self.fail_locked(&mut self.lock(), now, failure, receipt);
+    }
+
+    fn fail_locked(&self, state: &mut State, now: Time, failure: Failure, receipt: Receipt) {
+        if state.is_settled() {
             return;
         }
         if !state.is_answered {
@@ -162,10 +181,8 @@ impl Shared {
     }
 
     /// The driver drops the call without having settled it: it has ended early.
-    pub(super) fn fail_if_open(&self, failure: Failure, receipt: Receipt) {
-        if !self.lock().is_closed {
-            self.fail(self.mailbox.now(), failure, receipt);
-        }
+    pub(super) fn fail_unsettled(&self, failure: Failure, receipt: Receipt) {
+        self.fail(self.mailbox.now(), failure, receipt);
     }
 
     /// Room was made for more of the request's body.
@@ -345,8 +362,8 @@ impl Call {
         }
     }
 
-    /// Gives the call up: the other end is told, and every thread that waits on it gets [`Failure::Cancelled`]. It may have
-    /// been carried out all the same. Changes nothing once the whole answer is here and the request is sent.
+    /// Gives the call up: the other end is told, and every thread that waits on it gets [`Failure::Cancelled`]. It may
+    /// have been carried out all the same. Changes nothing once the whole answer is here and the request is sent.
     pub fn cancel(&self) {
         self.give_up(Failure::Cancelled);
     }
@@ -354,12 +371,13 @@ impl Call {
     fn give_up(&self, failure: Failure) {
         let now = self.shared.mailbox.now();
         let mut state = self.shared.lock();
-        if state.failure.is_some() || state.is_closed {
+        if state.is_settled() {
             return;
         }
+        // Both before the driver is told: it must find a failed call, and not explain its end in its own way.
+        self.shared.fail_locked(&mut state, now, failure, Receipt::Unknown);
         state.is_cancelled = true;
         self.shared.touch(state);
-        self.shared.fail(now, failure, Receipt::Unknown);
     }
 
     /// What it took so far.

@@ -1,6 +1,6 @@
-//! The order in which a host's addresses are tried (RFC 8305, the part that pays): families take turns, the next address
-//! starts when the last one failed or has been silent for 250 ms, the first to connect wins. Owns that order only;
-//! never opens a socket.
+//! The order in which a host's addresses are tried (RFC 8305, the part that pays): families take turns, the next
+//! address starts when the last one failed or has been silent for 250 ms, the first to connect wins. Owns that order
+//! only; never opens a socket.
 //!
 //! Invariant: an address is handed out at most once, and while none is under way the next is due at once.
 

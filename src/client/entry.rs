@@ -64,7 +64,7 @@ impl Drop for Entry {
             Place::Waiting { .. } => Receipt::NotForwarded,
             Place::Sent(_) => Receipt::Unknown,
         };
-        self.shared.fail_if_open(Failure::Stopped, receipt);
+        self.shared.fail_unsettled(Failure::Stopped, receipt);
     }
 }
 

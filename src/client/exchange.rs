@@ -1,8 +1,8 @@
-//! Carries calls over the streams of one connection: requests into it, answers out of it. Owns the order of those steps;
-//! never waits and never opens or closes connections.
+//! Carries calls over the streams of one connection: requests into it, answers out of it. Owns the order of those
+//! steps; never waits and never opens or closes connections.
 //!
-//! Invariant: a stream's credit is given back only for what the app has read, so a call that nobody reads holds at most the
-//! credit it was granted.
+//! Invariant: a stream's credit is given back only for what the app has read, so a call that nobody reads holds at most
+//! the credit it was granted.
 
 use std::time::Duration;
 
@@ -209,13 +209,20 @@ pub(super) fn pump(session: &mut Session, key: Key, calls: &mut Calls<'_>) {
     calls.close_if_over(key);
 }
 
+/// Looks at every call whose app has done something.
+pub(super) fn look(session: &mut Session, calls: &mut Calls<'_>) {
+    let mut touched = std::mem::take(&mut session.touched);
+    for key in touched.drain(..) {
+        pump(session, key, calls);
+    }
+    session.touched = touched;
+}
+
 /// Looks at every touched call, lets queued streams take their turns, and writes, until nothing moves.
 pub(super) fn send(session: &mut Session, calls: &mut Calls<'_>) -> Result<(), Failure> {
     loop {
+        look(session, calls);
         let mut touched = std::mem::take(&mut session.touched);
-        for key in touched.drain(..) {
-            pump(session, key, calls);
-        }
         if let Some(mmtp) = &mut session.mmtp {
             mmtp.drain(&mut session.out, |stream, tag, bytes| {
                 if let Some(key) = calls.key_of(tag, stream) {

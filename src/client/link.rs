@@ -1,8 +1,8 @@
-//! One connection to a server: its socket, its TLS and its MMTP, from the first address tried to the end. Owns the bytes on
-//! the way and how far they got; knows calls only by stream and tag.
+//! One connection to a server: its socket, its TLS and its MMTP, from the first address tried to the end. Owns the
+//! bytes on the way and how far they got; knows calls only by stream and tag.
 //!
-//! Invariant: `submitted <= sealed <= put`, positions in the plaintext sent; what is beyond `submitted` cannot have reached
-//! the server.
+//! Invariant: `submitted <= sealed <= put`, positions in the plaintext sent; what is beyond `submitted` cannot have
+//! reached the server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -161,8 +161,8 @@ impl Session {
         })
     }
 
-    /// Reads what the socket has, up to a bound, and appends the plaintext. `is_readable` tells whether more may be there.
-    /// True at the end of what the server sends.
+    /// Reads what the socket has, up to a bound, and appends the plaintext. `is_readable` tells whether more may be
+    /// there. True at the end of what the server sends.
     pub(super) fn read(&mut self, now: Time, plaintext: &mut Vec<u8>) -> Result<bool, Failure> {
         for _ in 0..READS_PER_PASS {
             if !self.is_readable {

@@ -1,5 +1,5 @@
-//! The way from the app's threads to the driver. Owns the queue, the wake-up and the count of those who may still use it;
-//! never looks into a command.
+//! The way from the app's threads to the driver. Owns the queue, the wake-up and the count of those who may still use
+//! it; never looks into a command.
 //!
 //! Invariant: after [`Mailbox::close`] nothing is queued any more, and every push says so.
 

@@ -1,8 +1,8 @@
 //! The terminal's side of Trunkline, for apps: calls over `mmtp://`, on anything that has sockets and threads.
 //!
-//! A [`Client`] owns one thread and, per server, one connection that all its calls share: TLS 1.3, then MMTP/1. Calls may be
-//! made from any thread, as many at once as one likes; they queue here when the server allows no more. Everything a
-//! server may do wrong ends in a [`CallError`] with a [`Receipt`], and no call outlives its timeout.
+//! A [`Client`] owns one thread and, per server, one connection that all its calls share: TLS 1.3, then MMTP/1. Calls
+//! may be made from any thread, as many at once as one likes; they queue here when the server allows no more.
+//! Everything a server may do wrong ends in a [`CallError`] with a [`Receipt`], and no call outlives its timeout.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -18,7 +18,7 @@
 //! let url = Url::parse("mmtp://pop.example:8443/pay/v1/transfer")?;
 //! let request = Request::post(url, r#"{"amount": 12}"#)
 //!     .field("content-type", "application/json")
-//!     .request_id("a0b1c2") // carried out once, however often it is sent
+//!     .request_id("a0b1c2") // by which it is known again
 //!     .priority(0)
 //!     .timeout(Duration::from_secs(5));
 //! match client.call(request) {
@@ -43,8 +43,8 @@
 //! ```
 //!
 //! Inside: the app's threads and the driver share one small state per call (`call`), commands reach the driver through
-//! a `mailbox`, the `driver` owns sockets (`link`), and `exchange` carries calls over the streams of one connection. Owns no
-//! global state; never touches io_uring or anything else that only Linux has.
+//! a `mailbox`, the `driver` owns sockets (`link`), and `exchange` carries calls over the streams of one connection.
+//! Owns no global state; never touches io_uring or anything else that only Linux has.
 //! Invariant: memory per call is bounded by the credit granted to the server and by what the app hands over.
 
 mod call;
@@ -88,7 +88,8 @@ use secure::Trust;
 /// Time to connect, agree on keys and hear the server's HELLO, unless set.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
-/// Silence after which the server is asked whether it is there, unless set. Mobile NATs forget a flow after 30 s and more.
+/// Silence after which the server is asked whether it is there, unless set. Mobile NATs forget a flow after 30 s and
+/// more.
 pub const KEEP_ALIVE_DEFAULT: Duration = Duration::from_secs(25);
 
 /// How long a connection without calls is kept, unless set.
@@ -113,6 +114,7 @@ const CONNECTION_CREDIT_BYTES: u32 = 4 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Builder {
     roots: Vec<Vec<u8>>,
+    found_roots: Vec<Vec<u8>>,
     root_error: Option<BuildError>,
     attributes: [(&'static str, String); 4],
     connect_timeout: Duration,
@@ -132,15 +134,16 @@ impl Builder {
         self
     }
 
-    /// Trusts certificates in DER, such as those of the system. May be called several times.
+    /// Trusts certificates in DER that were found somewhere, such as those of the system; what is no usable certificate
+    /// is passed over, as long as one is. May be called several times.
     #[must_use]
     pub fn roots(mut self, roots: impl IntoIterator<Item = Vec<u8>>) -> Builder {
-        self.roots.extend(roots);
+        self.found_roots.extend(roots);
         self
     }
 
-    /// Time to connect, agree on keys and hear the server's HELLO; and, later, for the answer to a PING, without which the
-    /// connection counts as dead. [`CONNECT_TIMEOUT_DEFAULT`] unless set.
+    /// Time to connect, agree on keys and hear the server's HELLO; and, later, for the answer to a PING, without which
+    /// the connection counts as dead. [`CONNECT_TIMEOUT_DEFAULT`] unless set.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
         self.connect_timeout = timeout;
@@ -201,7 +204,7 @@ impl Builder {
         if let Some(error) = self.root_error {
             return Err(error);
         }
-        let trust = Trust::new(&self.roots)?;
+        let trust = Trust::new(&self.roots, &self.found_roots)?;
         if let Some((name, _)) =
             self.attributes.iter().find(|(_, value)| value.len() > ATTRIBUTE_BYTES_MAX || !is_visible(value))
         {
@@ -231,6 +234,12 @@ fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
+const _: () = {
+    const fn is_shared_between_threads<T: Send + Sync>() {}
+    is_shared_between_threads::<Client>();
+    is_shared_between_threads::<Call>();
+};
+
 /// Makes calls. Cheap to clone; all clones share connections and thread, which end with the last clone and call.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -244,6 +253,7 @@ impl Client {
     pub fn builder() -> Builder {
         Builder {
             roots: Vec::new(),
+            found_roots: Vec::new(),
             root_error: None,
             attributes: ["app", "version", "system", "network"].map(|name| (name, String::new())),
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,

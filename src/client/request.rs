@@ -68,8 +68,8 @@ impl Request {
         Request::new("POST", url).body(body)
     }
 
-    /// A connection to a service of kind `tunnel`: bytes both ways, either side ending when it likes. It has no time limit
-    /// unless one is set.
+    /// A connection to a service of kind `tunnel`: bytes both ways, either side ending when it likes. It has no time
+    /// limit unless one is set.
     #[must_use]
     pub fn tunnel(url: Url) -> Request {
         let request = Request { method: None, timeout: None, ..Request::new("", url) };
@@ -112,7 +112,8 @@ impl Request {
         self
     }
 
-    /// Lets it take as long as it likes. It then ends only with its answer, its connection or its [`Call`](super::Call).
+    /// Lets it take as long as it likes. It then ends only with its answer, its connection or its
+    /// [`Call`](super::Call).
     #[must_use]
     pub fn no_timeout(mut self) -> Request {
         self.timeout = None;
@@ -127,16 +128,16 @@ impl Request {
         self
     }
 
-    /// Says whether carrying it out twice has the effect of once. Follows from the method (RFC 9110 section 9.2.2) unless
-    /// set.
+    /// Says whether carrying it out twice has the effect of once. Follows from the method (RFC 9110 section 9.2.2)
+    /// unless set.
     #[must_use]
     pub fn idempotent(mut self, idempotent: bool) -> Request {
         self.idempotent = Some(idempotent);
         self
     }
 
-    /// Names it, so that the gateway carries it out once however often it is sent, and its outcome can be asked for. 1 to
-    /// 128 visible ASCII characters, never used for another request.
+    /// Names it, so that it is known again when it is sent again, and its outcome can be asked for. 1 to 128 visible
+    /// ASCII characters, never used for another request.
     #[must_use]
     pub fn request_id(mut self, request_id: &str) -> Request {
         self.request_id = Some(request_id.to_owned());

@@ -1,5 +1,5 @@
-//! Looks up hosts away from the driver's thread, because the system's resolver blocks. Owns the short-lived threads that
-//! do it and their number; never caches (the system does).
+//! Looks up hosts away from the driver's thread, because the system's resolver blocks. Owns the short-lived threads
+//! that do it and their number; never caches (the system does).
 //!
 //! Invariant: at most [`LOOKUPS_MAX`] threads exist, and each reports exactly once.
 

@@ -34,14 +34,18 @@ pub(super) fn read_pem(pem: &[u8]) -> Result<Vec<Vec<u8>>, BuildError> {
 pub(super) struct Trust(Arc<ClientConfig>);
 
 impl Trust {
-    /// Trusts exactly `roots`, certificates in DER.
-    pub(super) fn new(roots: &[Vec<u8>]) -> Result<Trust, BuildError> {
-        if roots.is_empty() {
+    /// Trusts exactly these certificates in DER: all of `named` must be usable, and of `found` whatever is.
+    pub(super) fn new(named: &[Vec<u8>], found: &[Vec<u8>]) -> Result<Trust, BuildError> {
+        if named.is_empty() && found.is_empty() {
             return Err(BuildError::NoRoots);
         }
         let mut store = RootCertStore::empty();
-        for root in roots {
+        for root in named {
             store.add(CertificateDer::from(root.clone())).map_err(|error| BuildError::Root(error.to_string()))?;
+        }
+        store.add_parsable_certificates(found.iter().map(|root| CertificateDer::from(root.clone())));
+        if store.is_empty() {
+            return Err(BuildError::Root("none of those found is one".to_owned()));
         }
         let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])

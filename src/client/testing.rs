@@ -1,5 +1,5 @@
-//! For tests: a server that does what each test says, over blocking sockets, rustls and the accepting side of MMTP. Shares
-//! no code with the client but MMTP itself.
+//! For tests: a server that does what each test says, over blocking sockets, rustls and the accepting side of MMTP.
+//! Shares no code with the client but MMTP itself.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -80,12 +80,14 @@ impl Peer {
     pub(crate) fn accept(socket: TcpStream, alpn: &[&[u8]]) -> Option<Peer> {
         let mut tls = ServerConnection::new(server_config(alpn)).expect("a valid configuration");
         tls.set_buffer_limit(None);
+        socket.set_nodelay(true).ok()?;
         let mut stream = &socket;
         while tls.is_handshaking() {
             tls.complete_io(&mut stream).ok()?;
         }
         let mut settings = Settings::new(Side::Acceptor, Agent::Pop);
         settings.streams_max = 100;
+        settings.heartbeat.0 = std::time::Duration::from_millis(10);
         let mmtp = Connection::new(&settings, Time::ZERO);
         Some(Peer { socket, tls, mmtp, out: Vec::new(), input: Vec::new(), origin: Instant::now() })
     }

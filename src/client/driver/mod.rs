@@ -1,5 +1,5 @@
-//! The client's one thread: waits for sockets, commands and deadlines, and moves every call forward. Owns the connections,
-//! the calls under way and their places in line; never runs the app's code.
+//! The client's one thread: waits for sockets, commands and deadlines, and moves every call forward. Owns the
+//! connections, the calls under way and their places in line; never runs the app's code.
 //!
 //! Invariant: every call on the slab ends: by its answer, its failure, its deadline, or with the driver itself.
 
@@ -142,10 +142,11 @@ impl Driver {
             while let Some(tick) = self.timers.pop_due(self.now) {
                 self.tick(tick);
             }
+            self.serve_listed();
+            // Last: an answer that is already here is better than a timeout.
             while let Some(call) = self.calls.overdue(self.now) {
                 self.call_overdue(call);
             }
-            self.serve_listed();
         }
         for (_, link) in self.links.iter_mut() {
             if let Phase::Connected(session) = &mut link.phase {

@@ -32,9 +32,11 @@ impl Driver {
     /// Reads, answers and writes on one connection.
     fn serve(&mut self, key: Key) {
         let result = self.receive(key).and_then(|is_ended| {
+            if is_ended {
+                return Err(Failure::Lost("the server closed it".to_owned())); // those in line must not be sent into it
+            }
             self.admit(key);
-            self.send(key)?;
-            if is_ended { Err(Failure::Lost("the server closed it".to_owned())) } else { Ok(()) }
+            self.send(key)
         });
         match result {
             Ok(()) => self.after_service(key),
@@ -77,6 +79,7 @@ impl Driver {
         let Phase::Connected(session) = &mut link.phase else { return };
         let Some(pool) = self.pools.get_mut(pool_key).filter(|pool| pool.current == Some(key)) else { return };
         let mut calls = Calls { book: &mut self.calls, link: key, now: self.now };
+        exchange::look(session, &mut calls); // what was cancelled makes room for what waits
         while let Some((&order, &call)) = pool.waiting.first_key_value() {
             if let Some(entry) = calls.book.get(call) {
                 let mut state = entry.shared.lock();
