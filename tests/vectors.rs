@@ -2,7 +2,7 @@
 //!
 //! The files say at their top how they are read. They were written by another encoder than the one under test.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -11,8 +11,8 @@ use trunkline::mmtp::decode;
 use trunkline::mmtp::encode;
 use trunkline::mmtp::frame::Frame;
 use trunkline::mmtp::{
-    Agent, Code, ConnError, Connection, Event, HeaderBlock, HeaderFlags, HeaderWriter, Message, Name, Receipt, Reset,
-    Settings, Side, StreamError,
+    Agent, Code, ConnError, Connection, Event, HeaderBlock, HeaderError, HeaderFlags, HeaderWriter, Message, Name,
+    Receipt, Reset, Scope, Settings, Side, StreamError, Violation,
 };
 
 fn read(name: &str) -> String {
@@ -368,8 +368,9 @@ impl Drop for Place<'_> {
     }
 }
 
-fn run_file(file: &str, cases_expected: usize) {
+fn run_file(file: &str, cases_expected: usize) -> BTreeSet<&'static str> {
     let text = read(file);
+    let mut violations = BTreeSet::new();
     for piece_bytes in [usize::MAX, 1, 2, 3, 7, 1400] {
         let mut place = Place { file, line: 0, case: String::new() };
         let mut script: Option<Script> = None;
@@ -387,11 +388,13 @@ fn run_file(file: &str, cases_expected: usize) {
             place.case = format!("{} (pieces of {piece_bytes})", script.name);
             if !line.starts_with("case ") {
                 script.step(line);
+                violations.extend(script.connection().last_violation().map(|violation| violation.name()));
             }
         }
         script.expect("a case").end();
         assert_eq!(cases, cases_expected, "cases in {file}");
     }
+    violations
 }
 
 #[test]
@@ -401,7 +404,7 @@ fn connections_open_as_written() {
 
 #[test]
 fn connections_treat_frames_as_written() {
-    run_file("connection_frames.hex", 19);
+    run_file("connection_frames.hex", 20);
 }
 
 #[test]
@@ -412,4 +415,54 @@ fn connections_treat_streams_as_written() {
 #[test]
 fn connections_treat_credit_as_written() {
     run_file("connection_credit.hex", 11);
+}
+
+/// Every way to break a rule has a case that reaches it.
+#[test]
+fn every_violation_is_reached_on_a_connection() {
+    const ALL: [Violation; 28] = [
+        Violation::IntegerNotShortest,
+        Violation::FrameUnknown,
+        Violation::FrameReserved,
+        Violation::FlagsUnknown,
+        Violation::FrameTooLarge,
+        Violation::PayloadMalformed,
+        Violation::HelloMissing,
+        Violation::HelloTwice,
+        Violation::VersionUnsupported,
+        Violation::HelloMalformed,
+        Violation::HelloLimitTooLow,
+        Violation::StreamZero,
+        Violation::StreamNotOpened,
+        Violation::StreamLimitExceeded,
+        Violation::ConnectionCreditExceeded,
+        Violation::ConnectionCreditOverflow,
+        Violation::CreditZero,
+        Violation::ReceiptUnknown,
+        Violation::GoAwayRaised,
+        Violation::StreamCreditExceeded,
+        Violation::StreamCreditOverflow,
+        Violation::DataBeforeHeaders,
+        Violation::HeadersTwice,
+        Violation::AfterEnd,
+        Violation::InterimTooMany,
+        Violation::InterimEnds,
+        Violation::FlagsMisplaced,
+        Violation::Block(HeaderError::Truncated),
+    ];
+    let mut reached = run_file("connection_opening.hex", 25);
+    reached.append(&mut run_file("connection_frames.hex", 20));
+    reached.append(&mut run_file("connection_streams.hex", 37));
+    reached.append(&mut run_file("connection_credit.hex", 11));
+    let all: BTreeSet<&str> = ALL.iter().map(|violation| violation.name()).collect();
+    assert_eq!(all.len(), ALL.len(), "names are distinct");
+    assert_eq!(reached, all);
+    for violation in ALL {
+        let is_of_stream = violation.scope() == Scope::Stream;
+        // The variants are in order of reach; a variant that is missing from the list above has no number here.
+        assert_eq!(is_of_stream, index_of(violation) >= index_of(Violation::StreamCreditExceeded));
+    }
+    fn index_of(violation: Violation) -> usize {
+        ALL.iter().position(|listed| listed.name() == violation.name()).expect("listed above")
+    }
 }
