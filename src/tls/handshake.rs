@@ -121,6 +121,11 @@ impl Handshake {
         })
     }
 
+    /// Whether the peer has sent a record.
+    pub(super) fn has_received(&self) -> bool {
+        self.received_records > 0
+    }
+
     fn take(&mut self, record: &[u8]) -> Result<(), TlsError> {
         let [content, _, _, high, low, ..] = *record else { return Err(TlsError::Misuse("not a whole record")) };
         let length = usize::from(u16::from_be_bytes([high, low]));
