@@ -15,8 +15,6 @@ impl Errno {
     pub const NO_BUFFERS: Errno = Errno(libc::ENOBUFS);
     /// The operation was cancelled.
     pub const CANCELED: Errno = Errno(libc::ECANCELED);
-    /// The peer reset the connection.
-    pub const RESET: Errno = Errno(libc::ECONNRESET);
 }
 
 impl From<std::io::Error> for Errno {
