@@ -132,7 +132,8 @@ proptest! {
         writer.known(Known::Service, b"pay").expect("a service");
         let mut taken = 1;
         for (id, value, name, plain) in &fields {
-            let value: Vec<u8> = if *plain { value.iter().map(|byte| b'a' + byte % 26).collect() } else { value.clone() };
+            let plainly = |byte: &u8| if *plain { b'a' + byte % 26 } else { *byte };
+            let value: Vec<u8> = value.iter().map(plainly).collect();
             let written = match Known::from_id(*id) {
                 Some(known @ (Known::Status | Known::Service)) => writer.known(known, b"").map(|_| ()),
                 Some(known) => writer.known(known, &value).map(|_| ()),

@@ -381,8 +381,8 @@ impl Connection {
         }
     }
 
-    /// Puts HEADERS with `block`, which is checked. On our own streams it is a request; on the peer's an answer, interim
-    /// when its status is below 200. The sink's room does not matter: streams are limited.
+    /// Puts HEADERS with `block`, which is checked. On our own streams it is a request; on the peer's an answer,
+    /// interim when its status is below 200. The sink's room does not matter: streams are limited.
     ///
     /// # Errors
     /// See [`StreamError`]; nothing was sent.
@@ -415,8 +415,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Puts as much of `bytes` as credit, room and turns allow, and queues the rest; returns how many were put now. With
-    /// `end` the direction ends behind them.
+    /// Puts as much of `bytes` as credit, room and turns allow, and queues the rest; returns how many were put now.
+    /// With `end` the direction ends behind them.
     ///
     /// What is queued is bounded by the caller alone, who bounds it by the credit it granted for those bytes elsewhere.
     ///
@@ -458,8 +458,8 @@ impl Connection {
         }
     }
 
-    /// Says that `bytes` of a stream's data need no room here any more. Credit goes back to the peer in pieces of half a
-    /// window. A window that is used up within two round trips doubles, up to the settings' largest (MMTP 6.3).
+    /// Says that `bytes` of a stream's data need no room here any more. Credit goes back to the peer in pieces of half
+    /// a window. A window that is used up within two round trips doubles, up to the settings' largest (MMTP 6.3).
     pub fn consumed(&mut self, now: Time, stream: StreamId, bytes: usize, out: &mut impl Sink) {
         self.now = self.now.max(now);
         let Some(slot) = self.streams.find(stream) else { return }; // its bytes were given back when it went
@@ -496,8 +496,8 @@ impl Connection {
         }
     }
 
-    /// Whether [`Connection::drain`] has anything to look at: queued bytes, or something that the connection itself owes
-    /// the peer. Bytes that wait for credit count too.
+    /// Whether [`Connection::drain`] has anything to look at: queued bytes, or something that the connection itself
+    /// owes the peer. Bytes that wait for credit count too.
     #[must_use]
     pub fn has_queued(&self) -> bool {
         self.owes || self.queued_bytes > 0
@@ -1201,7 +1201,7 @@ impl Found {
             Found::Credit { stream, tag } => Event::Credit { stream, tag },
             Found::Pong => Event::Pong,
             Found::GoAway { last_stream, code, wait_ms, jitter_ms, address_bytes } => {
-                let address = &payload[payload.len() - address_bytes..]; // the address ends the payload it was read from
+                let address = &payload[payload.len() - address_bytes..]; // it was read from the end of this payload
                 Event::GoAway { last_stream, code, wait_ms, jitter_ms, address }
             }
         }
