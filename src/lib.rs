@@ -2,5 +2,5 @@
 #![warn(missing_docs)]
 
 pub mod base;
-pub mod tls;
 pub mod mmtp;
+pub mod tls;
