@@ -1,5 +1,10 @@
 //! The `trunkline` command.
 
-fn main() {
-    println!("trunkline {}", env!("CARGO_PKG_VERSION"));
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    trunkline::cli::run()
 }

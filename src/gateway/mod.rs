@@ -51,6 +51,16 @@ pub struct Service {
     pub upstreams: Vec<SocketAddr>,
     /// Host of requests that name no authority.
     pub authority: String,
+    /// An HTTP exchange in which nothing moves for this long is given up.
+    pub response_timeout: Duration,
+    /// A tunnel in which nothing moves for this long is given up.
+    pub idle_timeout: Duration,
+    /// Kept-alive connections that wait for a request.
+    pub keepalive_max: usize,
+    /// A kept-alive connection is closed after waiting this long.
+    pub keepalive_timeout: Duration,
+    /// Connections to the upstreams, idle ones included.
+    pub connections_max: usize,
 }
 
 /// What a gateway needs to know.
@@ -60,14 +70,6 @@ pub struct GatewaySettings {
     pub services: Vec<Service>,
     /// What POPs are told in our HELLO.
     pub mmtp: Settings,
-    /// An HTTP exchange in which nothing moves for this long is given up.
-    pub response_timeout: Duration,
-    /// Kept-alive connections per service that wait for a request.
-    pub keepalive_max: usize,
-    /// A kept-alive connection is closed after waiting this long.
-    pub keepalive_timeout: Duration,
-    /// Connections to the upstreams of one service.
-    pub upstream_connections_max: usize,
     /// Streams at a time.
     pub streams_max: usize,
     /// What POPs are told when the gateway stops: dial again after this, and up to as much longer at random.
@@ -108,7 +110,7 @@ impl Gateway {
     /// A gateway for these services.
     #[must_use]
     pub fn new(settings: GatewaySettings) -> Gateway {
-        let upstreams = Upstreams::new(&settings);
+        let upstreams = Upstreams::new(settings.services.len());
         Gateway {
             settings,
             sides: SideTable::default(),
@@ -182,6 +184,7 @@ impl Gateway {
                         }
                         Err(reset) => self.fail(wire, key, reset),
                     }
+                    self.extend_deadline(now, key);
                     self.settle(wire, key);
                 }
                 Ok(Some(Event::Reset { tag, .. })) => {
@@ -501,15 +504,15 @@ impl<W: Wire> Role<W> for Gateway {
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        [self.timers.next(), self.upstreams.next_deadline()].into_iter().flatten().min()
+        [self.timers.next(), self.next_idle_deadline()].into_iter().flatten().min()
     }
 
     fn due(&mut self, now: Time, wire: &mut W) {
         while let Some(key) = self.timers.pop_due(now) {
             let Some(exchange) = self.exchanges.get_mut(key) else { continue };
             if exchange.deadline.due(now, &mut self.timers, key) {
-                let wait_ms = 0;
-                self.fail(wire, key, Reset { code: Code::DEADLINE, receipt: Receipt::Unknown, wait_ms });
+                let code = if matches!(exchange.kind, Kind::Tunnel) { Code::IDLE } else { Code::DEADLINE };
+                self.fail(wire, key, Reset { code, receipt: Receipt::Unknown, wait_ms: 0 });
             }
         }
         self.expire_idle(now, wire);

@@ -8,16 +8,14 @@ use std::collections::VecDeque;
 use super::exchange::{Exchange, HELD_BYTES_MAX, Http, Kind};
 use super::http1::{Attempt, BodyState, ResponseBody, ResponseEvent, ResponseReader, may_move};
 use super::{
-    Closed, Code, Gateway, GatewaySettings, HeaderFlags, HeaderWriter, Key, Known, LinkId, LogLine, OVERLOADED_WAIT_MS,
-    Receipt, Reset, Side, Sink, Time, UNREACHABLE_WAIT_MS, Wire, translate,
+    Closed, Code, Gateway, HeaderFlags, HeaderWriter, Key, Known, LinkId, LogLine, OVERLOADED_WAIT_MS, Receipt, Reset,
+    Side, Sink, Time, UNREACHABLE_WAIT_MS, Wire, translate,
 };
 use crate::base::wire::{CloseReason, Security, Target};
 
 /// The upstream connections of all services.
 pub(super) struct Upstreams {
     services: Vec<Pool>,
-    keepalive_max: usize,
-    keepalive_timeout: std::time::Duration,
 }
 
 /// The upstream connections of one service.
@@ -33,23 +31,14 @@ struct Pool {
 }
 
 impl Upstreams {
-    pub(super) fn new(settings: &GatewaySettings) -> Upstreams {
-        Upstreams {
-            services: settings.services.iter().map(|_| Pool::default()).collect(),
-            keepalive_max: settings.keepalive_max,
-            keepalive_timeout: settings.keepalive_timeout,
-        }
+    pub(super) fn new(services: usize) -> Upstreams {
+        Upstreams { services: (0..services).map(|_| Pool::default()).collect() }
     }
 
     /// A connection of a service is gone.
     pub(super) fn gone<W: Wire>(&mut self, wire: &mut W, service: usize) {
         self.services[service].open -= 1;
         wire.counters().upstream_open -= 1;
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Time> {
-        let oldest = self.services.iter().filter_map(|pool| pool.idle.front()).map(|(_, since)| *since).min()?;
-        Some(oldest + self.keepalive_timeout)
     }
 }
 
@@ -85,7 +74,7 @@ impl Gateway {
             self.sides.insert(link, Side::Serving(key));
             return self.begin(now, wire, key);
         }
-        if pool.open >= self.settings.upstream_connections_max {
+        if pool.open >= self.settings.services[exchange.service].connections_max {
             let reset = Reset { code: Code::OVERLOADED, receipt: Receipt::Refused, wait_ms: OVERLOADED_WAIT_MS };
             return self.fail(wire, key, reset);
         }
@@ -138,18 +127,27 @@ impl Gateway {
             Kind::Http(http) => {
                 wire.counters().requests += 1;
                 http.hold(&mut exchange.held, &[], true);
-                self.extend_deadline(now, key);
             }
         }
         self.credit_trunk(now, wire, key);
     }
 
-    fn extend_deadline(&mut self, now: Time, key: Key) {
-        if let Some(exchange) = self.exchanges.get_mut(key)
-            && matches!(exchange.kind, Kind::Http(_))
-        {
-            exchange.deadline.set(Some(now + self.settings.response_timeout), &mut self.timers, key);
-        }
+    /// Something moved: the exchange gets its time anew.
+    pub(super) fn extend_deadline(&mut self, now: Time, key: Key) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let service = &self.settings.services[exchange.service];
+        let patience = match exchange.kind {
+            Kind::Tunnel => service.idle_timeout,
+            Kind::Http(_) => service.response_timeout,
+        };
+        let until = exchange.connected.then_some(now + patience);
+        exchange.deadline.set(until, &mut self.timers, key);
+    }
+
+    /// When the oldest kept-alive connection has waited long enough.
+    pub(super) fn next_idle_deadline(&self) -> Option<Time> {
+        let oldest = |(pool, service): (&Pool, &super::Service)| Some(pool.idle.front()?.1 + service.keepalive_timeout);
+        self.upstreams.services.iter().zip(&self.settings.services).filter_map(oldest).min()
     }
 
     /// The upstream took what had been put: the trunk may send more.
@@ -167,11 +165,9 @@ impl Gateway {
         let Some(exchange) = self.exchanges.get(key) else { return };
         match exchange.kind {
             Kind::Tunnel => self.answer(wire, key, bytes, false),
-            Kind::Http(_) => {
-                self.extend_deadline(now, key);
-                self.response_bytes(now, wire, link, key, bytes);
-            }
+            Kind::Http(_) => self.response_bytes(now, wire, link, key, bytes),
         }
+        self.extend_deadline(now, key);
     }
 
     fn response_bytes<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, key: Key, mut input: &[u8]) {
@@ -228,14 +224,14 @@ impl Gateway {
         let Kind::Http(http) = &exchange.kind else { return };
         let (service, complete) = (exchange.service, exchange.to_upstream_ended && http.writer.is_finished());
         exchange.upstream = None;
+        exchange.connected = false;
         exchange.held = Vec::new();
-        exchange.deadline.set(None, &mut self.timers, key);
         if std::mem::take(&mut exchange.paused) {
             wire.resume(link);
         }
-        self.credit_trunk_quietly(now, wire, key);
+        self.credit_trunk(now, wire, key);
         let pool = &mut self.upstreams.services[service];
-        if reusable && complete && !self.draining && pool.idle.len() < self.upstreams.keepalive_max {
+        if reusable && complete && !self.draining && pool.idle.len() < self.settings.services[service].keepalive_max {
             pool.idle.push_back((link, now));
             wire.counters().upstream_idle += 1;
             self.sides.insert(link, Side::Idle(service));
@@ -245,14 +241,6 @@ impl Gateway {
             wire.close(link);
         }
         self.settle(wire, key);
-    }
-
-    /// Credits what was never put to the upstream, without counting as progress of the exchange.
-    fn credit_trunk_quietly<W: Wire>(&mut self, now: Time, wire: &mut W, key: Key) {
-        self.credit_trunk(now, wire, key);
-        if let Some(exchange) = self.exchanges.get_mut(key) {
-            exchange.deadline.set(None, &mut self.timers, key);
-        }
     }
 
     /// The upstream ended its direction in order.
@@ -347,7 +335,7 @@ impl Gateway {
     pub(super) fn expire_idle<W: Wire>(&mut self, now: Time, wire: &mut W) {
         for service in 0..self.upstreams.services.len() {
             while let Some((link, since)) = self.upstreams.services[service].idle.front().copied() {
-                if since + self.upstreams.keepalive_timeout > now {
+                if since + self.settings.services[service].keepalive_timeout > now {
                     break;
                 }
                 self.idle_lost(wire, link, true);

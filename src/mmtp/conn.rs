@@ -260,6 +260,7 @@ pub struct Connection {
     hello: Option<Box<[u8]>>,
     peer: Option<Box<PeerHello>>,
     failed: Option<ConnError>,
+    last_violation: Option<Violation>,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 512, "an idle connection is small");
@@ -316,6 +317,7 @@ impl Connection {
             hello: Some(settings.hello().into_boxed_slice()),
             peer: None,
             failed: None,
+            last_violation: None,
         }
     }
 
@@ -347,6 +349,9 @@ impl Connection {
             }))),
             Err(error) => {
                 self.failed = Some(error);
+                if let ConnError::Peer(violation) = error {
+                    self.last_violation = Some(violation);
+                }
                 Err(error)
             }
         }
@@ -449,7 +454,7 @@ impl Connection {
     pub fn reset(&mut self, stream: StreamId, reset: Reset, out: &mut impl Sink) {
         let Some(slot) = self.streams.find(stream) else { return };
         self.settle(out);
-        let is_known_to_peer = !self.is_own(stream) || stream <= self.own_sent;
+        let is_known_to_peer = !self.is_own(stream) || self.streams.get(slot).local != Half::Waiting;
         self.forgive(slot);
         self.remove(slot);
         if is_known_to_peer {
@@ -567,6 +572,12 @@ impl Connection {
     #[must_use]
     pub fn peer(&self) -> Option<&PeerHello> {
         self.peer.as_deref()
+    }
+
+    /// The rule that the peer broke last, on a stream or on the connection: for logs.
+    #[must_use]
+    pub fn last_violation(&self) -> Option<Violation> {
+        self.last_violation
     }
 
     /// Whether either end said GOAWAY: no stream can be opened from here.
@@ -819,7 +830,9 @@ impl Connection {
             Ok(block) => block.checked(),
             Err(error) => {
                 self.spend_churn()?;
-                let code = Violation::Block(error).code();
+                let violation = Violation::Block(error);
+                self.last_violation = Some(violation);
+                let code = violation.code();
                 self.owe_reset(stream, Reset { code, receipt: Receipt::NotForwarded, wait_ms: 0 });
                 return Ok(None);
             }
@@ -933,7 +946,9 @@ impl Connection {
         if self.is_own(stream) && stream > self.own_sent {
             return Err(Violation::StreamNotOpened.into());
         }
-        if let Some(slot) = self.streams.find(stream) {
+        if let Some(slot) = self.streams.find(stream)
+            && !(self.is_own(stream) && self.streams.get(slot).local == Half::Waiting)
+        {
             return Ok(Located::Open(slot));
         }
         let is_past = self.is_own(stream) || stream <= self.peer_highest || self.goaway_sent.is_some();
@@ -943,6 +958,7 @@ impl Connection {
     /// Resets a stream whose rules the peer broke, and says so to our user.
     fn break_stream(&mut self, slot: u32, violation: Violation) -> Result<Found, ConnError> {
         self.spend_churn()?;
+        self.last_violation = Some(violation);
         let entry = self.streams.get(slot);
         let (stream, tag) = (entry.id, entry.tag);
         let reset = Reset { code: violation.code(), receipt: Receipt::Unknown, wait_ms: 0 };
@@ -1227,6 +1243,30 @@ fn cut<'i>(input: &mut &'i [u8], count: usize) -> &'i [u8] {
 }
 
 #[cfg(test)]
+impl Connection {
+    /// Books that must balance at any time.
+    pub(super) fn check_books(&self) {
+        assert!(self.receive.is_consistent());
+        assert!(self.streams.iter().all(|entry| entry.receive.is_consistent()));
+        assert!(self.streams.iter().all(|entry| entry.receive.size() <= self.stream_credit_max));
+        assert_eq!(self.own_open as usize + self.peer_open as usize, self.streams.len());
+        assert!(self.own_open <= self.peer_streams_max && self.peer_open <= self.streams_max);
+        let held: usize = self.streams.iter().map(|entry| entry.receive.held()).sum();
+        let held_expected = if self.policy == CreditPolicy::OnConsumption { held } else { 0 };
+        assert_eq!(self.receive.held(), held_expected, "the connection holds what its streams hold");
+    }
+
+    /// What must be left when no stream is.
+    pub(super) fn check_idle(&self) {
+        self.check_books();
+        assert_eq!(self.receive.held(), 0);
+        assert!(self.turns.as_ref().is_none_or(|turns| turns.is_empty()));
+        assert_eq!(self.gathered.capacity(), 0);
+        assert_eq!(self.resets_owed.len(), 0);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::super::header::{HeaderWriter, Known};
     use super::super::hello::Agent;
@@ -1313,5 +1353,248 @@ mod tests {
         near.drain(&mut to_far, |_, _, bytes| moved_bytes += bytes);
         assert_eq!(moved_bytes, 8 * 20_000 - 65_536);
         assert!(events(&mut far, &to_far).iter().filter(|word| word.ends_with("true")).count() == 8);
+    }
+
+    fn at(millis: u64) -> Time {
+        Time::ZERO + Duration::from_millis(millis)
+    }
+
+    fn sent_credit(bytes: &[u8]) -> Option<u32> {
+        match decode::frame(bytes).unwrap()?.0 {
+            Frame::Credit { bytes, .. } => Some(bytes),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_is_small_and_holds_no_heap() {
+        let (near, far) = pair();
+        for connection in [&near, &far] {
+            assert_eq!(connection.gathered.capacity() + connection.resets_owed.capacity(), 0);
+            assert!(connection.turns.is_none() && connection.hello.is_none());
+            assert_eq!(connection.streams.slot_count(), 0);
+        }
+        assert!(size_of::<Connection>() <= 480, "{}", size_of::<Connection>());
+        assert!(size_of::<Stream>() <= 96, "{}", size_of::<Stream>());
+    }
+
+    #[test]
+    fn a_window_that_is_too_small_for_the_path_doubles_up_to_the_limit() {
+        let mut settings = Settings::new(Side::Acceptor, Agent::Pop);
+        (settings.stream_credit, settings.stream_credit_max) = (20_000, 70_000);
+        let mut far = Connection::new(&settings, Time::ZERO);
+        let mut near = Connection::new(&Settings::new(Side::Initiator, Agent::Terminal), Time::ZERO);
+        let (mut to_far, mut to_near) = (Vec::new(), Vec::new());
+        near.start(&mut to_far);
+        far.start(&mut to_near);
+        far.ping(at(0), &mut to_near);
+        let mut input = &to_near[..];
+        while near.receive(at(50), &mut input).unwrap().is_some() {}
+        let stream = near.open(0, 3).unwrap();
+        near.send_headers(stream, &request(), HeaderFlags::NONE, &mut to_far).unwrap();
+        near.send_data(stream, &[0; 20_000], false, &mut to_far).unwrap();
+        let mut input = &to_far[..];
+        while far.receive(at(100), &mut input).unwrap().is_some() {}
+        assert_eq!(far.rtt(), Some(Duration::from_millis(100)));
+        let mut grants = Vec::new();
+        for now in [110, 120, 130, 140, 1000] {
+            let mut out = Vec::new();
+            let slot = far.streams.find(stream).unwrap();
+            let rest = far.streams.get(slot).receive.size() as usize - far.streams.get(slot).receive.held();
+            let _ = far.streams.get_mut(slot).receive.arrive(rest); // as if the peer used all it was granted
+            let half = far.streams.get(slot).receive.size() as usize / 2;
+            far.consumed(at(now), stream, half, &mut out);
+            grants.push((sent_credit(&out).unwrap(), far.streams.get(slot).receive.size()));
+        }
+        assert_eq!(grants, [(30_000, 40_000), (50_000, 70_000), (35_000, 70_000), (35_000, 70_000), (35_000, 70_000)]);
+    }
+
+    #[test]
+    fn a_window_that_suffices_stays() {
+        let (mut near, mut far) = pair();
+        let (mut to_far, mut out) = (Vec::new(), Vec::new());
+        let stream = near.open(0, 3).unwrap();
+        near.send_headers(stream, &request(), HeaderFlags::NONE, &mut to_far).unwrap();
+        near.send_data(stream, &[0; 40_000], false, &mut to_far).unwrap();
+        events(&mut far, &to_far);
+        far.rtt = Some(Duration::from_millis(10));
+        far.consumed(at(21), stream, 40_000, &mut out);
+        assert_eq!(sent_credit(&out), Some(40_000));
+    }
+
+    #[test]
+    fn round_trips_are_measured_and_smoothed() {
+        let (mut near, mut far) = pair();
+        for (sent, answered, rtt) in [(0, 80, 80), (100, 260, 90)] {
+            let (mut to_far, mut to_near) = (Vec::new(), Vec::new());
+            near.ping(at(sent), &mut to_far);
+            let one = to_far.len();
+            near.ping(at(sent + 1), &mut to_far);
+            assert_eq!(to_far.len(), one, "one at a time");
+            assert_eq!(near.ping_outstanding_since(), Some(at(sent)));
+            assert_eq!(events(&mut far, &to_far), [] as [&str; 0]);
+            assert!(far.has_queued());
+            far.drain(&mut to_near, |_, _, _| ());
+            let mut input = &to_near[..];
+            assert_eq!(near.receive(at(answered), &mut input), Ok(Some(Event::Pong)));
+            assert_eq!(near.rtt(), Some(Duration::from_millis(rtt)));
+            assert_eq!(near.ping_outstanding_since(), None);
+        }
+    }
+
+    /// A sink without room.
+    #[derive(Default)]
+    struct Full(Vec<u8>);
+
+    impl Sink for Full {
+        fn room(&self) -> usize {
+            0
+        }
+
+        fn put(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
+        }
+
+        fn position(&self) -> u64 {
+            self.0.len() as u64
+        }
+    }
+
+    #[test]
+    fn a_peer_that_pings_and_does_not_read_gets_one_answer_when_it_does() {
+        let (_, mut far) = pair();
+        let mut full = Full::default();
+        for nonce in 0..100u64 {
+            let mut ping = Vec::new();
+            put_frame(Frame::Ping { pong: false, nonce: nonce.to_be_bytes() }, &mut ping);
+            events(&mut far, &ping);
+            far.drain(&mut full, |_, _, _| ());
+        }
+        assert_eq!(full.0, [] as [u8; 0]);
+        let mut out = Vec::new();
+        far.drain(&mut out, |_, _, _| ());
+        assert_eq!(decode::frame(&out), Ok(Some((Frame::Ping { pong: true, nonce: 99u64.to_be_bytes() }, out.len()))));
+    }
+
+    /// [M 9.4-1]
+    #[test]
+    fn floods_end_the_connection_and_patience_refills() {
+        let mut ping = Vec::new();
+        put_frame(Frame::Ping { pong: false, nonce: [0; 8] }, &mut ping);
+        let (_, mut far) = pair();
+        let burst = ping.repeat(IDLE_FRAMES_BURST as usize);
+        assert_eq!(far.receive(at(0), &mut &burst[..]), Ok(None));
+        let more = ping.repeat(IDLE_FRAMES_PER_SECOND as usize);
+        assert_eq!(far.receive(at(1000), &mut &more[..]), Ok(None));
+        assert_eq!(far.receive(at(1000), &mut &ping[..]), Err(ConnError::Overload(Limit::IdleFrames)));
+        assert_eq!(far.receive(at(9000), &mut &[][..]), Err(ConnError::Overload(Limit::IdleFrames)));
+        assert_eq!(far.open(0, 0), Err(OpenError::GoingAway));
+    }
+
+    /// [M 9.4-1]: what crosses the end of a stream is no flood.
+    #[test]
+    fn what_was_under_way_when_a_stream_was_reset_is_forgiven() {
+        let (mut near, mut far) = pair();
+        far.budgets.idle_frames = 0;
+        let (mut to_far, mut to_near) = (Vec::new(), Vec::new());
+        let stream = near.open(0, 3).unwrap();
+        near.send_headers(stream, &request(), HeaderFlags::NONE, &mut to_far).unwrap();
+        events(&mut far, &to_far);
+        far.reset(stream, Reset { code: Code::OVERLOADED, receipt: Receipt::Refused, wait_ms: 5 }, &mut to_near);
+        to_far.clear();
+        for _ in 0..500 {
+            near.send_data(stream, &[0; 128], false, &mut to_far).unwrap();
+        }
+        assert_eq!(events(&mut far, &to_far), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn callers_are_told_what_they_did_wrong() {
+        let (mut near, mut far) = pair();
+        let mut out = Vec::new();
+        let (first, second) = (near.open(0, 9).unwrap(), near.open(0, 3).unwrap());
+        assert_eq!(near.send_data(second, b"x", false, &mut out), Err(StreamError::State));
+        let missing = StreamError::Block(HeaderError::Missing(Known::Service));
+        assert_eq!(near.send_headers(second, &[], HeaderFlags::NONE, &mut out), Err(missing));
+        near.send_headers(second, &request(), HeaderFlags::END, &mut out).unwrap();
+        assert_eq!(near.send_headers(first, &request(), HeaderFlags::END, &mut out), Err(StreamError::OutOfOrder));
+        assert_eq!(near.send_headers(second, &request(), HeaderFlags::END, &mut out), Err(StreamError::State));
+        assert_eq!(near.send_data(second, b"x", false, &mut out), Err(StreamError::State));
+        assert_eq!(near.send_headers(99, &request(), HeaderFlags::END, &mut out), Err(StreamError::Gone));
+        let before = out.len();
+        near.reset(first, Reset { code: Code::DONE, receipt: Receipt::Unknown, wait_ms: 0 }, &mut out);
+        assert_eq!(out.len(), before, "the peer never heard of it");
+        events(&mut far, &out);
+        let interim_end = far.send_headers(second, &answer(103), HeaderFlags::END, &mut Vec::new());
+        assert_eq!(interim_end, Err(StreamError::Flags));
+        let misplaced = far.send_headers(second, &answer(200), HeaderFlags::IDEMPOTENT, &mut Vec::new());
+        assert_eq!(misplaced, Err(StreamError::Flags));
+        near.own_next = VARINT_MAX + 2;
+        assert_eq!(near.open(0, 0), Err(OpenError::Exhausted));
+    }
+
+    /// [M 8-2]: seen from outside: a payment overtakes what is queued, and downloads share.
+    #[test]
+    fn a_payment_overtakes_queued_downloads() {
+        let (mut near, mut far) = pair();
+        let mut to_far = Vec::new();
+        let downloads: Vec<StreamId> = (0..10).map(|_| near.open(0, 5).unwrap()).collect();
+        let payment = near.open(0, 0).unwrap();
+        for stream in downloads.iter().chain([&payment]) {
+            near.send_headers(*stream, &request(), HeaderFlags::NONE, &mut to_far).unwrap();
+        }
+        let mut full = Full(to_far);
+        for stream in &downloads {
+            assert_eq!(near.send_data(*stream, &[1; 20_000], true, &mut full), Ok(0));
+        }
+        assert_eq!(near.send_data(payment, b"pay", true, &mut full), Ok(0));
+        let mut order = Vec::new();
+        near.drain(&mut full.0, |stream, _, bytes| order.push((stream, bytes)));
+        assert_eq!(order[0], (payment, 3));
+        assert!(order[1..11].iter().zip(&downloads).all(|(moved, stream)| *moved == (*stream, 3072)));
+        assert_eq!(order[1..].iter().map(|(_, bytes)| bytes).sum::<usize>(), 200_000);
+        let words = events(&mut far, &full.0);
+        assert_eq!(words.iter().filter(|word| word.ends_with("true")).count(), 11);
+    }
+
+    #[test]
+    fn a_better_priority_need_not_queue_behind_a_worse() {
+        let (mut near, _) = pair();
+        let mut full = Full::default();
+        let (download, payment) = (near.open(0, 5).unwrap(), near.open(0, 0).unwrap());
+        for stream in [download, payment] {
+            near.send_headers(stream, &request(), HeaderFlags::NONE, &mut full).unwrap();
+        }
+        assert_eq!(near.send_data(download, &[1; 50_000], true, &mut full), Ok(0));
+        let mut out = Vec::new();
+        assert_eq!(near.send_data(payment, &[2; 20_000], true, &mut out), Ok(16_384), "its share of the round");
+        assert_eq!(near.queued(payment), 20_000 - 16_384);
+        let mut order = Vec::new();
+        near.drain(&mut out, |stream, _, bytes| order.push((stream, bytes)));
+        assert_eq!(order[0], (download, 3072), "then whoever has not had its share");
+        assert_eq!(order[1], (payment, 20_000 - 16_384));
+    }
+
+    #[test]
+    fn memory_comes_back() {
+        let (mut near, mut far) = pair();
+        let mut to_far = Vec::new();
+        for _ in 0..100 {
+            let stream = near.open(0, 3).unwrap();
+            near.send_headers(stream, &request(), HeaderFlags::END, &mut to_far).unwrap();
+        }
+        assert_eq!(events(&mut far, &to_far).len(), 100);
+        let mut to_near = Vec::new();
+        let streams: Vec<StreamId> = far.streams().map(|(stream, _)| stream).collect();
+        for stream in streams {
+            far.send_headers(stream, &answer(200), HeaderFlags::END, &mut to_near).unwrap();
+        }
+        assert_eq!(events(&mut near, &to_near).len(), 100);
+        for connection in [&mut near, &mut far] {
+            assert_eq!(connection.streams.slot_count(), 100);
+            connection.trim();
+            assert_eq!(connection.streams.slot_count(), 0);
+            assert_eq!(connection.open_streams(), 0);
+        }
     }
 }

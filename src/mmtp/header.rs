@@ -646,6 +646,45 @@ mod tests {
         assert_eq!(copy, bytes);
     }
 
+    /// [M 7.4-1]: a relay can tell what it must drop.
+    #[test]
+    fn what_only_a_pop_may_say_is_told_apart() {
+        let mut block = request();
+        let mut writer = HeaderWriter::new(&mut block);
+        writer.known(Known::ClientAddress, b"192.0.2.1:4711").unwrap();
+        writer.known(Known::PopId, b"pop-1").unwrap();
+        writer.number(Known::Early, 1).unwrap();
+        let block = HeaderBlock::parse(&block, Message::Request).unwrap();
+        let mut kept = Vec::new();
+        let mut writer = HeaderWriter::new(&mut kept);
+        for field in block.fields().filter(|field| !field.is_pop_only()) {
+            writer.raw(field.raw).unwrap();
+        }
+        assert_eq!(kept, request());
+    }
+
+    #[test]
+    fn the_writer_refuses_what_the_reader_would() {
+        let mut block = request();
+        let before = block.clone();
+        let mut writer = HeaderWriter::new(&mut block);
+        assert_eq!(writer.known(Known::Path, b"x").map(|_| ()), Err(HeaderError::Value(Known::Path)));
+        assert_eq!(writer.number(Known::Path, 1).map(|_| ()), Err(HeaderError::Value(Known::Path)));
+        assert_eq!(writer.number(Known::Priority, 8).map(|_| ()), Err(HeaderError::Value(Known::Priority)));
+        assert_eq!(
+            writer.number(Known::ContentLength, u64::MAX).map(|_| ()),
+            Err(HeaderError::Value(Known::ContentLength))
+        );
+        assert_eq!(writer.spelled(b"host", b"x").map(|_| ()), Err(HeaderError::NameNumbered));
+        assert_eq!(writer.http(b"content-length", b"1").map(|_| ()), Err(HeaderError::Value(Known::ContentLength)));
+        assert_eq!(writer.http(b"te", b"trailers").map(|_| ()), Err(HeaderError::NameForbidden));
+        assert_eq!(writer.spelled(b"x", &[b'a'; HEADER_BLOCK_BYTES_MAX]).map(|_| ()), Err(HeaderError::TooLarge));
+        assert_eq!(writer.raw(b"\x01\x03pay\x01").map(|_| ()), Err(HeaderError::Truncated));
+        assert!(writer.is_empty());
+        writer.http(b"accept", b"*/*").unwrap().http(b"x-b", b"2").unwrap();
+        assert_eq!(block[before.len()..], *b"\x21\x03*/*\0\x03x-b\x012");
+    }
+
     #[test]
     fn the_table_is_in_order_and_says_which_ids_are_ignorable() {
         for (index, known) in Known::ALL.iter().enumerate() {

@@ -12,6 +12,8 @@ pub mod error;
 pub mod frame;
 pub mod header;
 pub mod hello;
+#[cfg(test)]
+mod simulation;
 mod stream;
 mod turns;
 mod window;

@@ -132,3 +132,120 @@ impl Turns {
         self.len == 1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stream::Stream;
+    use super::super::window::{ReceiveWindow, SendCredit};
+    use super::*;
+
+    fn streams(priorities: &[u8]) -> Streams {
+        let mut streams = Streams::new(0);
+        for (index, priority) in priorities.iter().enumerate() {
+            let id = index as u64 * 2 + 1;
+            streams.insert(Stream::new(id, 0, *priority, SendCredit::new(0), ReceiveWindow::new(0)));
+        }
+        streams
+    }
+
+    /// Sends one frame of at most `frame_bytes` for whoever has the turn; everybody always has more. Says who.
+    fn turn(turns: &mut Turns, streams: &mut Streams, sent: &mut [usize], frame_bytes: usize) -> u32 {
+        let slot = turns.front().unwrap();
+        let bytes = turns.share(streams, slot).min(frame_bytes);
+        assert!(bytes > 0, "whoever has the turn has a share");
+        sent[slot as usize] += bytes;
+        turns.spend(streams, slot, bytes);
+        if turns.share(streams, slot) == 0 {
+            turns.leave(streams, slot);
+            turns.enter(streams, slot);
+        }
+        slot
+    }
+
+    /// [M 8-1], [M 8-2]
+    #[test]
+    fn a_round_gives_each_its_share_and_better_priorities_first() {
+        let priorities = [7, 3, 0, 3, 5, 1, 2, 4, 6, 0];
+        let mut streams = streams(&priorities);
+        let mut turns = Turns::new();
+        for slot in 0..priorities.len() as u32 {
+            turns.enter(&mut streams, slot);
+        }
+        let mut sent = [0; 10];
+        for round in 1..=50 {
+            let mut last_priority = 0;
+            while sent
+                .iter()
+                .zip(priorities)
+                .any(|(sent, class)| *sent < round * QUANTUM_BYTES[class as usize] as usize)
+            {
+                let slot = turn(&mut turns, &mut streams, &mut sent, 1000);
+                let priority = priorities[slot as usize];
+                assert!(priority >= last_priority, "better priorities come first within a round");
+                last_priority = priority;
+            }
+            for (sent, class) in sent.iter().zip(priorities) {
+                assert_eq!(*sent, round * QUANTUM_BYTES[class as usize] as usize);
+            }
+        }
+    }
+
+    /// [M 8-2]
+    #[test]
+    fn a_late_payment_waits_for_no_round() {
+        let mut streams = streams(&[3, 3, 3, 3, 0]);
+        let mut turns = Turns::new();
+        (0..4).for_each(|slot| turns.enter(&mut streams, slot));
+        let mut sent = [0; 5];
+        for _ in 0..3 {
+            turn(&mut turns, &mut streams, &mut sent, 4096);
+        }
+        turns.enter(&mut streams, 4);
+        assert!(turns.waits_at_or_above(3) && turns.waits_at_or_above(0));
+        assert_eq!(turn(&mut turns, &mut streams, &mut sent, 4096), 4);
+    }
+
+    /// [M 8-1]: leaving and coming back within a round gives no second share.
+    #[test]
+    fn coming_back_gives_no_second_share() {
+        let mut streams = streams(&[0, 7]);
+        let mut turns = Turns::new();
+        turns.enter(&mut streams, 0);
+        turns.enter(&mut streams, 1);
+        let mut sent = [0; 2];
+        for _ in 0..16 {
+            turn(&mut turns, &mut streams, &mut sent, 1024);
+            turns.leave(&mut streams, 0);
+            turns.enter(&mut streams, 0);
+        }
+        assert_eq!(sent, [16 * 1024, 0]);
+        assert_eq!(turn(&mut turns, &mut streams, &mut sent, 16_384), 1, "its round's share is used up");
+    }
+
+    #[test]
+    fn lists_hold_together_whoever_leaves() {
+        let mut prng = crate::base::prng::Prng::new(3);
+        let mut streams = streams(&[3; 20]);
+        let mut turns = Turns::new();
+        let mut inside = [false; 20];
+        for _ in 0..5000 {
+            let slot = prng.below(20) as u32;
+            if inside[slot as usize] {
+                turns.leave(&mut streams, slot);
+            } else {
+                turns.enter(&mut streams, slot);
+            }
+            inside[slot as usize] = !inside[slot as usize];
+            let count = inside.iter().filter(|is_inside| **is_inside).count();
+            assert_eq!(turns.is_empty(), count == 0);
+            assert_eq!(turns.is_single(), count == 1);
+            assert_eq!(turns.waits_at_or_above(3), count > 0);
+            assert!(!turns.waits_at_or_above(2));
+            assert!(turns.front().is_none_or(|slot| inside[slot as usize]));
+        }
+        for slot in 0..20 {
+            turns.leave(&mut streams, slot);
+        }
+        assert_eq!(turns.front(), None);
+    }
+}

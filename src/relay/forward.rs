@@ -65,7 +65,7 @@ mod tests {
         let mut writer = HeaderWriter::new(&mut sent);
         writer.known(Known::Service, b"pay").expect("valid");
         writer.known(Known::ClientAddress, b"10.0.0.1:1").expect("valid");
-        writer.known(Known::Early, b"1").expect("valid");
+        writer.number(Known::Early, 1).expect("valid");
         writer.spelled(b"x-app", b"7").expect("valid");
         let block = HeaderBlock::parse(&sent, Message::Request).expect("valid");
         let mut forwarded = Vec::new();

@@ -121,14 +121,19 @@ impl Handshake {
         })
     }
 
+    /// Whether the peer has sent a record.
+    pub(super) fn has_received(&self) -> bool {
+        self.received_records > 0
+    }
+
     fn take(&mut self, record: &[u8]) -> Result<(), TlsError> {
         let [content, _, _, high, low, ..] = *record else { return Err(TlsError::Misuse("not a whole record")) };
         let length = usize::from(u16::from_be_bytes([high, low]));
         if record.len() != RECORD_HEADER_BYTES + length {
             return Err(TlsError::Misuse("not a whole record"));
         }
-        if matches!(self.party, Party::Waiting(_)) {
-            before_hello(content, &record[RECORD_HEADER_BYTES..])?;
+        if !self.has_keys() {
+            self.before_keys(content, &record[RECORD_HEADER_BYTES..])?;
         }
         if length > PLAINTEXT_BYTES_MAX && content != ContentType::ApplicationData.code() {
             return Err(TlsError::RecordOverflow); // RFC 8446 5.1
@@ -144,6 +149,23 @@ impl Handshake {
         }
         self.input.extend_from_slice(record);
         Ok(())
+    }
+
+    /// Refuses what rustls would take, or answer, before there are keys.
+    fn before_keys(&self, content: u8, payload: &[u8]) -> Result<(), TlsError> {
+        match (ContentType::from_code(content), payload) {
+            (Some(ContentType::ChangeCipherSpec), _) if matches!(self.party, Party::Waiting(_)) => {
+                Err(TlsError::Unexpected("change_cipher_spec before ClientHello")) // RFC 8446 5
+            }
+            (Some(ContentType::Alert), [_, 0]) => Err(TlsError::ClosedInHandshake),
+            (Some(ContentType::Alert), &[_, code]) => Err(TlsError::PeerAlert(code)), // RFC 8446 6: whatever its level
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether rustls has chosen a cipher suite, after which it protects what it sends.
+    fn has_keys(&self) -> bool {
+        self.common().is_some_and(|common| common.negotiated_cipher_suite().is_some())
     }
 
     /// Chooses the settings once the ClientHello is whole. True when there is a connection to drive.
@@ -206,7 +228,7 @@ impl Handshake {
     /// Writes the alert of a fault that rustls did not find.
     pub(super) fn put_alert(&mut self, error: TlsError, out: &mut Vec<u8>) {
         let Some(alert) = error.alert() else { return };
-        if self.common().is_none_or(|common| common.negotiated_cipher_suite().is_none()) {
+        if !self.has_keys() {
             put_plain(ContentType::Alert, &[2, alert.code()], out);
             return;
         }
@@ -253,18 +275,6 @@ impl Handshake {
             }
         };
         Ok(Complete { secrets, kernel, established, refusal })
-    }
-}
-
-/// What may stand before or inside the ClientHello: nothing but it, or an alert of a peer that gives up.
-fn before_hello(content: u8, payload: &[u8]) -> Result<(), TlsError> {
-    match (ContentType::from_code(content), payload) {
-        (Some(ContentType::ChangeCipherSpec), _) => {
-            Err(TlsError::Unexpected("change_cipher_spec before ClientHello")) // RFC 8446 5
-        }
-        (Some(ContentType::Alert), [_, 0]) => Err(TlsError::ClosedInHandshake),
-        (Some(ContentType::Alert), &[_, code]) => Err(TlsError::PeerAlert(code)),
-        _ => Ok(()),
     }
 }
 

@@ -174,12 +174,22 @@ impl Session {
     /// Ends the session for `error`: appends its alert to `out`, if one is due and can be sent. For faults that the
     /// caller finds, such as those of [`record_bytes`]; those of [`Session::receive`] have been through here.
     pub fn fail(&mut self, error: TlsError, out: &mut Vec<u8>) {
-        let failed = core::mem::replace(&mut self.state, State::Failed);
-        let Some(alert) = error.alert() else { return };
-        match failed {
-            State::Handshaking(mut handshake) => handshake.put_alert(error, out),
-            State::Established(mut traffic) => traffic.put_alert(alert, out),
-            State::Failed => {}
+        let error = match error {
+            // After a first record the peer has shown that it speaks TLS: what follows is a bad record of its own.
+            TlsError::PlainHttp | TlsError::NotTls if self.has_received() => TlsError::Unexpected("not a record"),
+            other => other,
+        };
+        match (core::mem::replace(&mut self.state, State::Failed), error.alert()) {
+            (State::Handshaking(mut handshake), Some(_)) => handshake.put_alert(error, out),
+            (State::Established(mut traffic), Some(alert)) => traffic.put_alert(alert, out),
+            (State::Handshaking(_) | State::Established(_), None) | (State::Failed, _) => {}
+        }
+    }
+
+    fn has_received(&self) -> bool {
+        match &self.state {
+            State::Handshaking(handshake) => handshake.has_received(),
+            State::Established(_) | State::Failed => true,
         }
     }
 
@@ -232,5 +242,38 @@ impl Session {
         if let State::Established(traffic) = &mut self.state {
             traffic.put_close_notify(out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixture::{Authority, Pair};
+    use super::*;
+
+    #[test]
+    fn a_session_is_small_and_may_move_between_threads() {
+        fn assert_send<T: Send>(_: &T) {}
+        assert_send(&Pair::established().server);
+        assert!(size_of::<Session>() <= 160, "{} bytes", size_of::<Session>());
+        assert!(size_of::<Received<'_>>() <= 24, "{} bytes", size_of::<Received<'_>>());
+    }
+
+    #[test]
+    fn garbage_is_an_alert_once_the_peer_has_spoken_tls() {
+        let settings = ServerSettings::new(&Authority::new().server_options()).unwrap();
+        let mut out = Vec::new();
+        Session::server(&settings).unwrap().fail(TlsError::NotTls, &mut out);
+        assert!(out.is_empty());
+        let mut session = Session::server(&settings).unwrap();
+        assert!(matches!(session.receive(&mut [22, 3, 1, 0, 1, 1], &mut out), Ok(Received::Nothing)));
+        session.fail(TlsError::NotTls, &mut out);
+        assert_eq!(out, [21, 3, 3, 0, 2, 2, Alert::UnexpectedMessage.code()]);
+        let mut pair = Pair::established();
+        let mut to_client = Vec::new();
+        pair.server.fail(TlsError::PlainHttp, &mut to_client);
+        let told = pair.client_reads(&mut to_client).unwrap_err();
+        assert_eq!(told, TlsError::PeerAlert(Alert::UnexpectedMessage.code()));
+        pair.server.fail(TlsError::RecordOverflow, &mut to_client);
+        assert!(to_client.is_empty(), "it has failed before");
     }
 }

@@ -375,3 +375,54 @@ fn server_config(options: &ServerOptions, suites: &[SupportedCipherSuite]) -> Re
 fn refused(error: rustls::Error) -> SettingsError {
     SettingsError::Refused(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::super::fixture::NAME;
+    use super::*;
+
+    fn pair() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![NAME.to_owned()]).unwrap().self_signed(&key).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn identity(chain: &str, key: &str) -> Result<Identity, SettingsError> {
+        Identity::from_pem(chain.as_bytes(), key.as_bytes())
+    }
+
+    #[test]
+    fn a_chain_and_its_key_make_settings() {
+        let (chain, key) = pair();
+        let identity = identity(&chain, &key).unwrap();
+        let roots = Roots::from_pem(chain.as_bytes()).unwrap();
+        for (tunnels, post_quantum, tickets) in [(false, false, 0), (true, true, 2)] {
+            let client_roots = tunnels.then(|| roots.clone());
+            let defaults = ServerOptions::new(identity.clone());
+            let options = ServerOptions { tunnels, post_quantum, tickets, client_roots, ..defaults };
+            ServerSettings::new(&options).unwrap();
+        }
+        let defaults = ClientOptions::new(roots);
+        ClientSettings::new(&ClientOptions { identity: Some(identity), sessions: 0, ..defaults }).unwrap();
+    }
+
+    #[test]
+    fn each_mistake_is_named() {
+        let (chain, key) = pair();
+        let (other, _) = pair();
+        assert_eq!(identity("", &key).unwrap_err(), SettingsError::NoCertificate);
+        assert_eq!(identity(&key, &key).unwrap_err(), SettingsError::NoCertificate);
+        assert_eq!(identity(&chain, "").unwrap_err(), SettingsError::NoKey);
+        assert_eq!(identity(&chain, &chain).unwrap_err(), SettingsError::NoKey);
+        assert_eq!(identity(&other, &key).unwrap_err(), SettingsError::KeyMismatch);
+        assert!(matches!(identity(&chain, &key[..100]), Err(SettingsError::BadKey(_) | SettingsError::NoKey)));
+        assert!(matches!(identity(&chain[..100], &key), Err(SettingsError::BadCertificate(_))));
+        assert!(matches!(Identity::from_der(vec![vec![0; 9]], vec![0; 9]), Err(SettingsError::BadKey(_))));
+        let der = KeyPair::generate().unwrap().serialize_der();
+        assert!(matches!(Identity::from_der(vec![vec![0; 9]], der), Err(SettingsError::BadCertificate(_))));
+        assert!(matches!(Roots::from_pem(b""), Err(SettingsError::BadRoots(_))));
+        assert!(matches!(Roots::from_der(vec![vec![0; 9]]), Err(SettingsError::BadRoots(_))));
+    }
+}

@@ -168,6 +168,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.flush();
         self.bury();
         self.feed_starved();
+        self.engine.links.counters.passes += 1;
         self.publish(now);
         Ok(!self.is_over(now))
     }

@@ -1,0 +1,60 @@
+//! Sealing and opening records: a small response and a full record, per cipher.
+
+#[path = "../tests/tls_support/pair.rs"]
+mod pair;
+#[path = "../tests/tls_support/mod.rs"]
+mod tls_support;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pair::Pair;
+use tls_support::{Authority, seal};
+use trunkline::tls::{ClientSettings, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, Received, ServerSettings};
+
+fn established() -> Pair {
+    let authority = Authority::new();
+    let client = ClientSettings::new(&authority.client_options()).expect("the options are good");
+    let server = ServerSettings::new(&authority.server_options()).expect("the options are good");
+    let mut pair = Pair::new(&client, &server);
+    pair.run();
+    pair
+}
+
+fn record_layer(criterion: &mut Criterion) {
+    let plaintext = vec![7; PLAINTEXT_BYTES_MAX];
+    let mut group = criterion.benchmark_group("record_layer");
+    for bytes in [300, PLAINTEXT_BYTES_MAX] {
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(BenchmarkId::new("seal", bytes), |bencher| {
+            let mut pair = established();
+            let mut out = Vec::with_capacity(2 * RECORD_BYTES_MAX);
+            bencher.iter(|| {
+                if pair.server.key_update_due() {
+                    pair.server.put_key_update(&mut out).expect("the session is established");
+                }
+                out.clear();
+                seal(&mut pair.server, &plaintext[..bytes], &mut out).expect("the session is established");
+            });
+        });
+        group.bench_function(BenchmarkId::new("open", bytes), |bencher| {
+            let mut pair = established();
+            let mut answer = Vec::new();
+            // A record opens once, in order: a batch is sealed first, without being timed.
+            bencher.iter_batched_ref(
+                || {
+                    let mut record = Vec::with_capacity(RECORD_BYTES_MAX);
+                    seal(&mut pair.client, &plaintext[..bytes], &mut record).expect("the session is established");
+                    record
+                },
+                |record| {
+                    let received = pair.server.receive(record, &mut answer);
+                    assert!(matches!(received, Ok(Received::Data(data)) if data.len() == bytes));
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, record_layer);
+criterion_main!(benches);

@@ -1,0 +1,306 @@
+//! One connected link in one pass: read, sort out what arrived, take in waiting calls, write; and the end of links.
+
+use std::time::Duration;
+
+use crate::base::slab::Key;
+use crate::mmtp;
+
+use super::super::entry::{Calls, Place};
+use super::super::error::{Failure, Receipt, Stage};
+use super::super::exchange::{self, GoingAway, News};
+use super::super::link::{Link, Phase, Session, Steps};
+use super::super::report::{Report, milliseconds};
+use super::{Driver, Tick};
+
+/// How often one call may be begun again because a connection had not taken it.
+const RESTARTS_MAX: u32 = 2;
+
+/// Longest time a server's GOAWAY keeps this client away; what asks for more is a mistake or an attack.
+const STAY_AWAY_MAX: Duration = Duration::from_secs(10 * 60);
+
+impl Driver {
+    /// Serves every link on the list once.
+    pub(super) fn serve_listed(&mut self) {
+        for key in std::mem::take(&mut self.listed) {
+            if let Some(link) = self.links.get_mut(key) {
+                link.is_listed = false;
+                self.serve(key);
+            }
+        }
+    }
+
+    /// Reads, answers and writes on one connection.
+    fn serve(&mut self, key: Key) {
+        let result = self.receive(key).and_then(|is_ended| {
+            if is_ended {
+                return Err(Failure::Lost("the server closed it".to_owned())); // those in line must not be sent into it
+            }
+            self.admit(key);
+            self.send(key)
+        });
+        match result {
+            Ok(()) => self.after_service(key),
+            Err(failure) => self.lose(key, failure),
+        }
+    }
+
+    /// True at the end of what the server sends.
+    fn receive(&mut self, key: Key) -> Result<bool, Failure> {
+        let now = self.now;
+        let Some(link) = self.links.get_mut(key) else { return Ok(false) };
+        let Phase::Connected(session) = &mut link.phase else { return Ok(false) };
+        let mut plaintext = std::mem::take(&mut self.plaintext);
+        plaintext.clear();
+        let read = session.read(now, &mut plaintext);
+        if read.is_ok() && session.start(&self.options.settings, now)? {
+            link.steps.secured_at = Some(now);
+        }
+        // What arrived before a failure still counts: it may hold whole answers.
+        let mut calls = Calls { book: &mut self.calls, link: key, now };
+        let mut news = News::default();
+        let result = exchange::receive(session, &plaintext, &mut calls, &mut news);
+        self.plaintext = plaintext;
+        if let Some(goaway) = news.goaway {
+            self.sent_away(key, goaway, news.not_taken);
+        }
+        result.and(read)
+    }
+
+    fn send(&mut self, key: Key) -> Result<(), Failure> {
+        let Some(Link { phase: Phase::Connected(session), .. }) = self.links.get_mut(key) else { return Ok(()) };
+        let mut calls = Calls { book: &mut self.calls, link: key, now: self.now };
+        exchange::send(session, &mut calls)
+    }
+
+    /// Opens streams for the calls in line, as many as the server allows.
+    fn admit(&mut self, key: Key) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let pool_key = link.pool;
+        let Phase::Connected(session) = &mut link.phase else { return };
+        let Some(pool) = self.pools.get_mut(pool_key).filter(|pool| pool.current == Some(key)) else { return };
+        let mut calls = Calls { book: &mut self.calls, link: key, now: self.now };
+        exchange::look(session, &mut calls); // what was cancelled makes room for what waits
+        while let Some((&order, &call)) = pool.waiting.first_key_value() {
+            if let Some(entry) = calls.book.get(call) {
+                let mut state = entry.shared.lock();
+                describe(&mut state.report, &link.steps, session, link.opened > 0);
+            }
+            match exchange::open(session, call, &mut calls) {
+                Ok(()) => {
+                    pool.waiting.remove(&order);
+                    link.opened += 1;
+                }
+                Err(mmtp::OpenError::Limit) => return,
+                Err(mmtp::OpenError::GoingAway | mmtp::OpenError::Exhausted) => {
+                    session.is_leaving = true;
+                    pool.current = None;
+                    return self.dispatch(pool_key);
+                }
+            }
+        }
+    }
+
+    /// The server said GOAWAY: new calls go elsewhere, those it has not taken begin again.
+    fn sent_away(&mut self, key: Key, goaway: GoingAway, not_taken: Vec<Key>) {
+        let now = self.now;
+        let Some(link) = self.links.get(key) else { return };
+        let (pool_key, has_taken_any) = (link.pool, link.opened > not_taken.len() as u64);
+        let jitter_ms = u64::try_from(goaway.jitter.as_millis()).unwrap_or(u64::MAX);
+        let jitter = Duration::from_millis(self.prng.below(jitter_ms.saturating_add(1)));
+        let wait = (goaway.wait + jitter).min(STAY_AWAY_MAX);
+        let Some(pool) = self.pools.get_mut(pool_key) else { return };
+        if pool.current == Some(key) {
+            pool.current = None;
+        }
+        if !wait.is_zero() {
+            pool.away = Some((now + wait, goaway.code));
+            self.timers.schedule(now + wait, Tick::Pool(pool_key));
+        }
+        let receipt = if wait.is_zero() { Receipt::NotForwarded } else { Receipt::Refused { wait } };
+        let failure = Failure::GoingAway { code: goaway.code };
+        for call in not_taken {
+            self.begin_again(call, &failure, receipt);
+        }
+        if wait.is_zero() && !has_taken_any {
+            // It turned everyone away and named no time: the calls in line would meet the same, for ever.
+            self.fail_line(pool_key, &failure, receipt);
+        }
+        self.dispatch(pool_key);
+    }
+
+    /// A call that the server certainly has not taken goes back in line, or fails with `receipt`.
+    fn begin_again(&mut self, key: Key, failure: &Failure, receipt: Receipt) {
+        let Some(entry) = self.calls.get(key) else { return };
+        let (shared, pool_key) = (entry.shared.clone(), entry.pool);
+        let may_restart = shared.lock().report.restarts < RESTARTS_MAX;
+        if !may_restart || !shared.rewind() {
+            return self.fail_call(key, failure.clone(), receipt);
+        }
+        let order = self.order(shared.prepared.priority);
+        if let Some(place) = self.calls.place_mut(key) {
+            *place = Place::Waiting { order };
+        }
+        if let Some(pool) = self.pools.get_mut(pool_key) {
+            pool.waiting.insert(order, key);
+        }
+    }
+
+    /// What remains to be decided after bytes have moved.
+    fn after_service(&mut self, key: Key) {
+        let now = self.now;
+        let Some(link) = self.links.get_mut(key) else { return };
+        let Phase::Connected(session) = &mut link.phase else { return };
+        let open_streams = session.mmtp.as_ref().map_or(0, mmtp::Connection::open_streams);
+        if open_streams > 0 {
+            session.busy_at = now;
+        } else if session.is_leaving {
+            return self.retire(key);
+        }
+        let is_readable = session.is_readable;
+        if session.is_established {
+            self.schedule_check(key);
+        }
+        if is_readable {
+            self.list(key);
+        }
+    }
+
+    /// When an established link must be looked at again.
+    fn schedule_check(&mut self, key: Key) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let Phase::Connected(session) = &mut link.phase else { return };
+        let Some(mmtp) = &session.mmtp else { return };
+        let quiet_until = match mmtp.ping_outstanding_since() {
+            Some(since) => since + self.options.connect_timeout,
+            None => session.received_at + session.keep_alive(self.options.keep_alive),
+        };
+        let check_at = if mmtp.open_streams() > 0 {
+            quiet_until
+        } else {
+            quiet_until.min(session.busy_at + self.options.idle_timeout)
+        };
+        link.deadline.set(Some(check_at), &mut self.timers, Tick::Link(key));
+    }
+
+    /// A link's deadline came: its set-up is overdue, the next address is due, or it has been quiet for long.
+    pub(super) fn check_link(&mut self, key: Key) {
+        let now = self.now;
+        let Some(link) = self.links.get_mut(key) else { return };
+        let stage = link.stage();
+        let is_overdue = now >= link.ready_by;
+        match &mut link.phase {
+            Phase::Lookup if is_overdue => self.lose(key, Failure::TimedOut(stage)),
+            Phase::Dialing { .. } if is_overdue => self.lose(key, Failure::TimedOut(stage)),
+            Phase::Lookup => {}
+            Phase::Dialing { .. } => self.dial_on(key),
+            Phase::Connected(session) if !session.is_established => {
+                if is_overdue {
+                    self.lose(key, Failure::TimedOut(Stage::Handshake));
+                }
+            }
+            Phase::Connected(session) => {
+                let quiet_until = session.received_at + session.keep_alive(self.options.keep_alive);
+                let Some(mmtp) = &mut session.mmtp else { return };
+                if mmtp.open_streams() == 0 && now >= session.busy_at + self.options.idle_timeout {
+                    return self.retire(key);
+                }
+                match mmtp.ping_outstanding_since() {
+                    Some(since) if now >= since + self.options.connect_timeout => {
+                        return self.lose(key, Failure::Lost("the server does not answer PING".to_owned()));
+                    }
+                    Some(_) => {}
+                    None if now >= quiet_until => mmtp.ping(now, &mut session.out),
+                    None => {}
+                }
+                self.schedule_check(key);
+                self.list(key);
+            }
+        }
+    }
+
+    /// Closes a link that nobody uses.
+    fn retire(&mut self, key: Key) {
+        if let Some(Link { phase: Phase::Connected(session), .. }) = self.links.get_mut(key) {
+            session.close();
+        }
+        self.lose(key, Failure::Lost("it was not used".to_owned()));
+    }
+
+    /// A link is over: its calls end by how far they got, and the calls in line get another link if that can help.
+    pub(super) fn lose(&mut self, key: Key, failure: Failure) {
+        let Some(mut link) = self.links.remove(key) else { return };
+        let pool_key = link.pool;
+        if let Some(pool) = self.pools.get_mut(pool_key) {
+            pool.links -= 1;
+            if pool.current == Some(key) {
+                pool.current = None;
+                if link.opened == 0 {
+                    // It took nobody: another would fare no better now, and the callers should know why.
+                    self.describe_line(pool_key, &link);
+                    self.fail_line(pool_key, &failure, Receipt::NotForwarded);
+                }
+            }
+        }
+        match &mut link.phase {
+            Phase::Lookup => {}
+            Phase::Dialing { attempts, .. } => {
+                for attempt in attempts.drain(..) {
+                    self.discard(attempt);
+                }
+            }
+            Phase::Connected(session) => {
+                session.close();
+                self.link_of.remove(&session.token);
+                let _ = self.poll.registry().deregister(&mut session.socket); // closing it would do the same
+                self.end_calls(key, session, &failure);
+            }
+        }
+        self.dispatch(pool_key);
+    }
+
+    /// Ends the calls of a connection that is gone.
+    fn end_calls(&mut self, key: Key, session: &Session, failure: &Failure) {
+        let mut not_sent = Vec::new();
+        let mut unknown = Vec::new();
+        for (call, entry) in self.calls.iter() {
+            match &entry.place {
+                Place::Sent(sent) if sent.link != key => {}
+                Place::Sent(sent) if session.has_submitted_beyond(sent.headers_at) => unknown.push(call),
+                Place::Sent(_) => not_sent.push(call),
+                Place::Waiting { .. } => {}
+            }
+        }
+        for call in unknown {
+            self.fail_call(call, failure.clone(), Receipt::Unknown);
+        }
+        for call in not_sent {
+            self.begin_again(call, failure, Receipt::NotForwarded);
+        }
+    }
+
+    /// Says in the reports of those in line how far their connection got.
+    fn describe_line(&self, pool: Key, link: &Link) {
+        let Some(pool) = self.pools.get(pool) else { return };
+        for entry in pool.waiting.values().filter_map(|&call| self.calls.get(call)) {
+            describe_steps(&mut entry.shared.lock().report, &link.steps);
+        }
+    }
+}
+
+/// Says in a call's report what connection it goes on.
+fn describe(report: &mut Report, steps: &Steps, session: &Session, is_reused: bool) {
+    report.reused = is_reused;
+    report.resumed = session.is_resumed();
+    report.address = Some(session.address.to_string());
+    if !is_reused {
+        describe_steps(report, steps);
+    }
+}
+
+fn describe_steps(report: &mut Report, steps: &Steps) {
+    let looked_at = steps.looked_at.unwrap_or(steps.begun_at);
+    report.dns_ms = steps.looked_at.map(|at| milliseconds(at.since(steps.begun_at)));
+    report.connect_ms = steps.connected_at.map(|at| milliseconds(at.since(looked_at)));
+    let secured = steps.connected_at.zip(steps.secured_at);
+    report.tls_ms = secured.map(|(connected_at, at)| milliseconds(at.since(connected_at)));
+}

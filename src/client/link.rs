@@ -1,0 +1,257 @@
+//! One connection to a server: its socket, its TLS and its MMTP, from the first address tried to the end. Owns the
+//! bytes on the way and how far they got; knows calls only by stream and tag.
+//!
+//! Invariant: `submitted <= sealed <= put`, positions in the plaintext sent; what is beyond `submitted` cannot have
+//! reached the server.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::net::TcpStream;
+
+use crate::base::limits::SEND_HIGH_WATER_BYTES;
+use crate::base::slab::Key;
+use crate::base::time::Time;
+use crate::base::timers::Deadline;
+use crate::base::wire::Sink;
+use crate::mmtp;
+
+use super::dial::Plan;
+use super::error::{Failure, Stage};
+use super::secure::{Arrived, Secure, Trust};
+
+/// Reads from one socket in one pass, so that one fast server does not keep the others waiting.
+const READS_PER_PASS: usize = 32;
+
+/// Plaintext on its way to TLS.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    put: u64,
+}
+
+impl Sink for Outbox {
+    fn room(&self) -> usize {
+        SEND_HIGH_WATER_BYTES.saturating_sub(self.bytes.len())
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.put += bytes.len() as u64;
+    }
+
+    fn position(&self) -> u64 {
+        self.put
+    }
+}
+
+/// What a step of the set-up took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Steps {
+    /// When the lookup began.
+    pub(super) begun_at: Time,
+    /// When it ended; `None` when the host was an address.
+    pub(super) looked_at: Option<Time>,
+    /// When a socket was connected.
+    pub(super) connected_at: Option<Time>,
+    /// When the TLS handshake was complete.
+    pub(super) secured_at: Option<Time>,
+}
+
+/// A socket that is being connected.
+pub(super) struct Attempt {
+    pub(super) token: mio::Token,
+    pub(super) socket: TcpStream,
+    pub(super) address: SocketAddr,
+}
+
+/// Where a link is in its life.
+pub(super) enum Phase {
+    /// Its host is being looked up.
+    Lookup,
+    /// Its addresses are being tried.
+    Dialing {
+        /// Those that wait.
+        plan: Plan,
+        /// Those under way.
+        attempts: Vec<Attempt>,
+        /// What the last one that failed said.
+        last_error: String,
+    },
+    /// It is connected: in the handshake, or beyond.
+    Connected(Box<Session>),
+}
+
+/// One connection and what leads to it.
+pub(super) struct Link {
+    /// The pool it serves.
+    pub(super) pool: Key,
+    /// Where it is in its life.
+    pub(super) phase: Phase,
+    /// What its set-up took.
+    pub(super) steps: Steps,
+    /// When to look at it again: set-up overdue, keep-alive, idle.
+    pub(super) deadline: Deadline,
+    /// When its set-up must be complete.
+    pub(super) ready_by: Time,
+    /// Whether it is on the list of links to be served in this pass.
+    pub(super) is_listed: bool,
+    /// Streams opened on it so far.
+    pub(super) opened: u64,
+}
+
+impl Link {
+    /// Where a call that waits for this link is.
+    pub(super) fn stage(&self) -> Stage {
+        match &self.phase {
+            Phase::Lookup => Stage::Lookup,
+            Phase::Dialing { .. } => Stage::Connect,
+            Phase::Connected(session) if session.is_established => Stage::Queued,
+            Phase::Connected(_) => Stage::Handshake,
+        }
+    }
+}
+
+/// A connected socket with its protocols.
+pub(super) struct Session {
+    pub(super) token: mio::Token,
+    pub(super) socket: TcpStream,
+    pub(super) address: SocketAddr,
+    secure: Secure,
+    /// Made when the handshake is complete.
+    pub(super) mmtp: Option<mmtp::Connection>,
+    pub(super) out: Outbox,
+    sealed: u64,
+    submitted: u64,
+    pub(super) is_readable: bool,
+    pub(super) is_writable: bool,
+    /// Whether the server's HELLO has arrived.
+    pub(super) is_established: bool,
+    /// Whether no new call may use it: the server said GOAWAY, or its stream numbers are used up.
+    pub(super) is_leaving: bool,
+    /// The last stream that the server says it takes.
+    pub(super) taken_last: mmtp::StreamId,
+    /// Calls whose app has done something since the last look.
+    pub(super) touched: Vec<Key>,
+    pub(super) received_at: Time,
+    /// When it last had an open stream.
+    pub(super) busy_at: Time,
+}
+
+impl Session {
+    pub(super) fn new(attempt: Attempt, trust: &Trust, host: &str, now: Time) -> Result<Session, Failure> {
+        let _ = attempt.socket.set_nodelay(true); // without it the connection is slower, not wrong
+        Ok(Session {
+            token: attempt.token,
+            socket: attempt.socket,
+            address: attempt.address,
+            secure: Secure::new(trust, host)?,
+            mmtp: None,
+            out: Outbox::default(),
+            sealed: 0,
+            submitted: 0,
+            is_readable: true,
+            is_writable: true,
+            is_established: false,
+            is_leaving: false,
+            taken_last: mmtp::StreamId::MAX,
+            touched: Vec::new(),
+            received_at: now,
+            busy_at: now,
+        })
+    }
+
+    /// Reads what the socket has, up to a bound, and appends the plaintext. `is_readable` tells whether more may be
+    /// there. True at the end of what the server sends.
+    pub(super) fn read(&mut self, now: Time, plaintext: &mut Vec<u8>) -> Result<bool, Failure> {
+        for _ in 0..READS_PER_PASS {
+            if !self.is_readable {
+                return Ok(false);
+            }
+            match self.secure.read_from(&mut self.socket)? {
+                Arrived::Nothing => self.is_readable = false,
+                Arrived::End => {
+                    self.is_readable = false;
+                    return Ok(true);
+                }
+                Arrived::Bytes => {
+                    self.received_at = now;
+                    self.secure.plaintext(plaintext);
+                    if self.mmtp.is_none() && !self.secure.is_handshaking() {
+                        return Ok(false); // the protocol must be checked before anything is believed
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Starts MMTP once the handshake is complete. True when it has just been started.
+    pub(super) fn start(&mut self, settings: &mmtp::Settings, now: Time) -> Result<bool, Failure> {
+        if self.mmtp.is_some() || self.secure.is_handshaking() {
+            return Ok(false);
+        }
+        if !self.secure.speaks_mmtp() {
+            return Err(Failure::NotMmtp);
+        }
+        let mut connection = mmtp::Connection::new(settings, now);
+        connection.start(&mut self.out);
+        self.mmtp = Some(connection);
+        Ok(true)
+    }
+
+    /// Whether the handshake resumed an earlier TLS session.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.secure.is_resumed()
+    }
+
+    /// Writes until nothing is left or the socket takes no more.
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
+        loop {
+            // The first plaintext goes out together with the end of the handshake: one packet, not two.
+            let may_seal = !self.secure.wants_write() || self.sealed == 0;
+            if may_seal && !self.secure.is_handshaking() && !self.out.bytes.is_empty() {
+                self.secure.seal(&self.out.bytes);
+                self.sealed = self.out.put;
+                self.out.bytes.clear();
+            }
+            while self.is_writable && self.secure.wants_write() {
+                if self.secure.write_to(&mut self.socket)? == 0 {
+                    self.is_writable = false;
+                } else {
+                    self.submitted = self.sealed;
+                }
+            }
+            if self.secure.wants_write() || self.secure.is_handshaking() || self.out.bytes.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The time between heartbeats: `wanted`, within what the server is content with.
+    pub(super) fn keep_alive(&self, wanted: Duration) -> Duration {
+        match self.mmtp.as_ref().and_then(mmtp::Connection::peer).and_then(|peer| peer.heartbeat) {
+            Some((least, most)) => wanted.min(most).max(least),
+            None => wanted,
+        }
+    }
+
+    /// Gives a stream up.
+    pub(super) fn give_up(&mut self, stream: mmtp::StreamId, code: mmtp::Code) {
+        if let Some(mmtp) = &mut self.mmtp {
+            mmtp.reset(stream, mmtp::Reset { code, receipt: mmtp::Receipt::Unknown, wait_ms: 0 }, &mut self.out);
+        }
+    }
+
+    /// Whether any byte beyond `position` may have reached the server.
+    pub(super) fn has_submitted_beyond(&self, position: u64) -> bool {
+        self.submitted > position
+    }
+
+    /// Says goodbye as far as the socket takes it at once. What it does not take is lost with the connection.
+    pub(super) fn close(&mut self) {
+        let _ = self.flush();
+        self.secure.put_close_notify();
+        let _ = self.flush();
+    }
+}
