@@ -22,6 +22,7 @@ use std::time::Duration;
 use self::engine::Engine;
 use self::links::Request;
 use self::socket::{Ending, Phase, Receiving};
+use crate::base::counters::Counters;
 use crate::base::slab::Key;
 use crate::base::time::Time;
 use crate::base::wire::{CloseReason, LinkId, LogLine, Role, Sink, Wire};
@@ -122,6 +123,11 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
     /// The links, to look at: counters and what is open.
     pub fn links(&self) -> &Links {
         &self.engine.links
+    }
+
+    /// The figures as they stand now; [`Shared::published`] lags behind.
+    pub fn counters(&self) -> &Counters {
+        &self.engine.links.counters
     }
 
     /// The ring. Simulations move their network through it.
