@@ -2,7 +2,7 @@
 //!
 //! Owns the trunks that POPs dialled, the exchanges that run on their streams, and the connections to upstreams. Pure:
 //! bytes and time are handed in, bytes and wishes come out. Never touches a kernel, a clock or entropy.
-//! Invariant: every open stream of a trunk carries the tag of one live [`Exchange`].
+//! Invariant: every open stream of a trunk carries the tag of one live `Exchange`.
 
 mod exchange;
 pub mod http1;

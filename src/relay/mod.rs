@@ -1,9 +1,9 @@
 //! The POP's half of the path: what arrives from terminals goes onto trunks, and back.
 //!
-//! Owns the clients, the trunks and the pairing of their streams ([`stream`]). Pure: bytes and time are handed in,
+//! Owns the clients, the trunks and the pairing of their streams (`stream`). Pure: bytes and time are handed in,
 //! bytes and wishes come out. Never touches a kernel, a clock or entropy, and holds payload only as far as credit that
 //! was granted allows.
-//! Invariant: every open stream of a client's connection and of a trunk's carries the tag of one live [`Stream`], and
+//! Invariant: every open stream of a client's connection and of a trunk's carries the tag of one live `Stream`, and
 //! a stream leaves the table only when neither side can name it any more.
 
 mod forward;
