@@ -183,7 +183,8 @@ fn blank_comments_and_literals(text: &[char]) -> Vec<char> {
 
 /// Where the comment or literal that begins at `at` ends.
 fn skip(text: &[char], at: usize) -> Option<usize> {
-    let starts = |with: &str| text[at..].iter().copied().zip(with.chars()).filter(|(a, b)| a == b).count() == with.len();
+    let starts =
+        |with: &str| text[at..].iter().copied().zip(with.chars()).filter(|(a, b)| a == b).count() == with.len();
     let until = |mut end: usize, is_end: &dyn Fn(usize) -> bool| {
         while end < text.len() && !is_end(end) {
             end += if text[end] == '\\' { 2 } else { 1 };
@@ -373,7 +374,7 @@ fn arrows(source: &Source, found: &mut Vec<String>) {
     for (at, path) in paths(source).into_iter().filter(|(_, path)| is_module(path)) {
         let is_own = path.split("::").next() == Some(module);
         let fits = |to: &&str| path == **to || path.starts_with(&format!("{to}::"));
-        if !is_own && !allowed.iter().any(|to| fits(&to)) {
+        if !is_own && !allowed.iter().any(|to| fits(to)) {
             found.push(source.complain(at, &format!("`{module}` must not use `{path}`")));
         }
         let before: String = source.code[..at].iter().rev().take(8).collect::<Vec<_>>().into_iter().rev().collect();
@@ -588,9 +589,16 @@ fn comments_literals_and_tests_do_not_count() {
     takes("src/mmtp/conn.rs", "// unsafe Mutex crate::ring\n/* Instant /* dyn */ libc */");
     takes("src/mmtp/conn.rs", "const A: &str = \"unsafe \\\" Mutex\";\nconst B: &[u8] = br#\"dyn \" Rc\"#;");
     takes("src/mmtp/conn.rs", "fn f<'a>(x: &'a u8) -> char { if *x == b'\\'' { '\"' } else { 'x' } }");
-    takes("src/mmtp/conn.rs", "#[cfg(test)]\nmod tests {\n    use std::time::Instant;\n    fn f() { unsafe { g() } }\n}");
+    takes(
+        "src/mmtp/conn.rs",
+        "#[cfg(test)]\nmod tests {\n    use std::time::Instant;\n    fn f() { unsafe { g() } }\n}",
+    );
     let module = Source::new("src/mmtp/mod.rs", "//! A.\n#[cfg(test)]\npub(crate) mod testing;\n");
     let file = Source::new("src/mmtp/testing.rs", "//! B.\nuse std::time::Instant;\n");
     assert_eq!(complaints(&[module, file]), Vec::<String>::new());
-    refuses("src/mmtp/conn.rs", "#[cfg(test)]\nconst A: [u8; 2] = [1; 2];\nuse std::time::Instant;", "in a pure module");
+    refuses(
+        "src/mmtp/conn.rs",
+        "#[cfg(test)]\nconst A: [u8; 2] = [1; 2];\nuse std::time::Instant;",
+        "in a pure module",
+    );
 }

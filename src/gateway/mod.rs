@@ -182,6 +182,7 @@ impl Gateway {
                     match to_upstream(&mut self.exchanges, &mut self.scratch, wire, key, bytes, end) {
                         Ok(taken) => {
                             if let Some(out) = wire.out(link) {
+                                trunk.connection.measure(now, out);
                                 trunk.connection.consumed(now, stream, taken, out);
                             }
                         }

@@ -461,6 +461,16 @@ impl Connection {
     /// Says that `bytes` of a stream's data need no room here any more. Credit goes back to the peer in pieces of half
     /// a window. A window that is used up within two round trips doubles, up to the settings' largest (MMTP 6.3).
     pub fn consumed(&mut self, now: Time, stream: StreamId, bytes: usize, out: &mut impl Sink) {
+        self.consume(now, stream, bytes, true, out);
+    }
+
+    /// Like [`Connection::consumed`], but the window stays as large as it is: for a stream whose bytes go on to somebody
+    /// who has windows enough.
+    pub fn consumed_as_is(&mut self, now: Time, stream: StreamId, bytes: usize, out: &mut impl Sink) {
+        self.consume(now, stream, bytes, false, out);
+    }
+
+    fn consume(&mut self, now: Time, stream: StreamId, bytes: usize, may_grow: bool, out: &mut impl Sink) {
         self.now = self.now.max(now);
         let Some(slot) = self.streams.find(stream) else { return }; // its bytes were given back when it went
         let (now, rtt, size_max) = (self.now, self.rtt(), self.stream_credit_max);
@@ -473,7 +483,7 @@ impl Connection {
         if entry.receive.is_due() && entry.remote != Half::Ended {
             let size = entry.receive.size();
             let is_fast = rtt.is_some_and(|rtt| now.since(entry.granted_at) <= rtt * 2);
-            if is_fast && size < size_max {
+            if may_grow && is_fast && size < size_max {
                 entry.receive.grow(size.saturating_mul(2).min(size_max));
             }
             entry.granted_at = now;
@@ -547,6 +557,14 @@ impl Connection {
             self.pings = self.pings.wrapping_add(1);
             self.ping_since = Some(now);
             put_frame(Frame::Ping { pong: false, nonce: u64::from(self.pings).to_be_bytes() }, out);
+        }
+    }
+
+    /// Sends PING unless the round-trip time is known or being measured: for an end that receives much, whose windows
+    /// grow only once it is (MMTP 6.3).
+    pub fn measure(&mut self, now: Time, out: &mut impl Sink) {
+        if self.rtt_micros.is_none() && self.ping_since.is_none() {
+            self.ping(now, out);
         }
     }
 

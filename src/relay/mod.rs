@@ -22,11 +22,19 @@ use crate::base::time::Time;
 use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Protocol, Role, Sink, Wire};
 use crate::mmtp::frame::PRIORITY_DEFAULT;
 use crate::mmtp::{
-    Code, ConnError, Connection, Event, HeaderBlock, HeaderError, HeaderFlags, OpenError, Receipt, Reset, Settings, Tag,
+    Code, ConnError, Connection, Event, HeaderBlock, HeaderError, HeaderFlags, OpenError, Receipt, Reset, Settings,
+    StreamId, Tag,
 };
 
 /// A tunnel whose bytes wait for its trunk is paused above this, and read again below half of it.
 const TUNNEL_QUEUE_BYTES_MAX: usize = 64 * 1024;
+
+/// A client that sends pieces as large as this has its round-trip time measured, so that its windows can grow.
+const BULK_BYTES: usize = 4096;
+
+/// The windows of a client's streams on trunks grow only while it has no more streams than this. A client that reads fast,
+/// and then no more, can make the POP hold what these windows add up to.
+const GROWING_STREAMS_MAX: usize = 8;
 
 /// What a client that is refused for want of capacity is asked to wait, in milliseconds.
 const OVERLOADED_WAIT_MS: u32 = 500;
@@ -206,10 +214,11 @@ impl Relay {
         let Some(OnTrunk { trunk, stream, .. }) = self.streams.get(key).and_then(|stream| stream.on_trunk) else {
             return;
         };
+        let may_grow = may_grow(&self.streams, &self.parties, key);
         if let Some((connection, link)) = self.pool.connection(trunk)
             && let Some(out) = wire.out(link)
         {
-            connection.consumed(now, stream, bytes, out);
+            consumed(connection, now, stream, bytes, may_grow, out);
         }
     }
 
@@ -363,6 +372,9 @@ impl Relay {
                     if let Some(key) = self.streams.key_at(tag) {
                         let sent = to_origin(&mut self.streams, &mut self.pool, wire, key, bytes, end);
                         if let Some(out) = wire.out(link) {
+                            if bytes.len() >= BULK_BYTES {
+                                client.connection.measure(now, out);
+                            }
                             client.connection.consumed(now, stream, sent, out);
                         }
                         self.settle(wire, key);
@@ -466,8 +478,10 @@ impl Relay {
                 Ok(None) => break,
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
                     let taken = to_client(&mut self.streams, &mut self.parties, wire, tag, bytes, end);
+                    let may_grow =
+                        self.streams.key_at(tag).is_some_and(|key| may_grow(&self.streams, &self.parties, key));
                     if let Some(out) = wire.out(link) {
-                        connection.consumed(now, stream, taken, out);
+                        consumed(connection, now, stream, taken, may_grow, out);
                     }
                     if end && let Some(key) = self.streams.key_at(tag) {
                         self.settle(wire, key);
@@ -487,7 +501,7 @@ impl Relay {
                 }
                 Ok(Some(Event::Credit { .. })) => self.drain_trunk(now, wire, trunk),
                 Ok(Some(Event::Established)) => {
-                    self.pool.greeted(wire, trunk);
+                    self.pool.greeted(now, wire, trunk);
                     self.place_waiting(now, wire);
                 }
                 // A Reset follows for each stream that the gateway never took.
@@ -650,6 +664,33 @@ fn to_client<W: Wire>(
             };
             client.connection.send_data(id, bytes, end, out).unwrap_or(bytes.len())
         }
+    }
+}
+
+/// Whether the window of a stream on its trunk may grow.
+fn may_grow(streams: &Slab<Stream>, parties: &SideTable<Party>, key: Key) -> bool {
+    match streams.get(key).map(|stream| stream.client) {
+        Some(Client::Tunnel(_)) => true,
+        Some(Client::Stream(link, _)) => match parties.get(link) {
+            Some(Party::Client(client)) => client.connection.open_streams() <= GROWING_STREAMS_MAX,
+            Some(Party::Tunnel(_) | Party::Trunk(_)) | None => false,
+        },
+        None => false,
+    }
+}
+
+fn consumed(
+    connection: &mut Connection,
+    now: Time,
+    stream: StreamId,
+    bytes: usize,
+    may_grow: bool,
+    out: &mut impl Sink,
+) {
+    if may_grow {
+        connection.consumed(now, stream, bytes, out);
+    } else {
+        connection.consumed_as_is(now, stream, bytes, out);
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Errno(pub i32);
 impl Errno {
     /// The provided buffers are used up.
     pub const NO_BUFFERS: Errno = Errno(libc::ENOBUFS);
+    /// The peer reset the connection.
+    pub const RESET: Errno = Errno(libc::ECONNRESET);
     /// The operation was cancelled.
     pub const CANCELED: Errno = Errno(libc::ECANCELED);
 }

@@ -503,7 +503,11 @@ impl World {
         let net = self.net.borrow();
         assert_eq!(net.ops_out(host), 0, "nothing_left: operations of a {who} that is over");
         assert_eq!(net.open_descriptors(host), 0, "nothing_left: descriptors of a {who} that is over");
-        assert_eq!(net.buffers_free(host), net.hosts[host].buffers_total, "nothing_left: buffers of a {who} that is over");
+        assert_eq!(
+            net.buffers_free(host),
+            net.hosts[host].buffers_total,
+            "nothing_left: buffers of a {who} that is over"
+        );
         check_gauges(counters, who);
         assert_eq!(counters.links_open, 0, "nothing_left: links of a {who} that is over");
         assert_eq!(counters.stale_completions, 0, "no_stale_completion: a {who}");
@@ -522,7 +526,8 @@ impl World {
             return gone && self.gateways.iter().all(|process| process.worker.is_some());
         };
         let counters = pop.counters();
-        gone && counters.connections_open == 0 && counters.links_open == self.trunks() as u64
+        gone && counters.connections_open == 0
+            && counters.links_open == self.trunks() as u64
             && pop.role().pool().ready() == self.trunks()
             && self.gateways.iter().all(|process| {
                 process.worker.as_ref().is_some_and(|worker| worker.role().gateway.exchange_count() == 0)
@@ -585,7 +590,11 @@ impl World {
             let Some(connection) = trunk.connection.as_ref() else { continue };
             let most = connection.open_streams() * self.scenario.stream_queue_max();
             let queued = connection.queued_bytes();
-            assert!(queued <= most, "memory_bounded: {queued} bytes wait for a trunk of {} streams", connection.open_streams());
+            assert!(
+                queued <= most,
+                "memory_bounded: {queued} bytes wait for a trunk of {} streams",
+                connection.open_streams()
+            );
         }
     }
 }
@@ -641,6 +650,11 @@ fn gateway_settings(scenario: &Scenario) -> GatewaySettings {
         kind,
         upstreams,
         authority: format!("{name}.example"),
+        response_timeout: Duration::from_secs(4),
+        idle_timeout: Duration::from_secs(3600),
+        keepalive_max: 4,
+        keepalive_timeout: Duration::from_secs(2),
+        connections_max: 1000,
     };
     GatewaySettings {
         services: vec![
@@ -648,10 +662,6 @@ fn gateway_settings(scenario: &Scenario) -> GatewaySettings {
             service("pay", ServiceKind::Http, vec![origin_address(1), origin_address(2)]),
         ],
         mmtp: trunk,
-        response_timeout: Duration::from_secs(4),
-        keepalive_max: 4,
-        keepalive_timeout: Duration::from_secs(2),
-        upstream_connections_max: 1000,
         streams_max: 10_000,
         goaway_wait: Duration::from_millis(200),
     }
