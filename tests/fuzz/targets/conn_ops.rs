@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use trunkline::base::time::Time;
+use trunkline::base::wire::Sink;
 use trunkline::mmtp::frame::{CONNECTION_CREDIT_DEFAULT, Frame};
 use trunkline::mmtp::{
-    Agent, Code, Connection, CreditPolicy, Event, HeaderFlags, HeaderWriter, Known, PeerHello, Receipt, Reset, Settings,
-    Side, decode, encode,
+    Agent, Code, Connection, CreditPolicy, Event, HeaderFlags, HeaderWriter, Known, PeerHello, Receipt, Reset,
+    Settings, Side, decode, encode,
 };
-use trunkline::base::wire::Sink;
 
 /// A sink that is full now and then.
 struct Out {
@@ -102,7 +102,10 @@ fn act(connection: &mut Connection, now: Time, input: &mut Input<'_>, out: &mut 
         1 => {
             let count = input.short() % 20_000;
             let mut frame = Vec::new();
-            encode::put_frame(Frame::Data { stream: stream.max(1), end: false, bytes: &vec![7; count.min(16_384)] }, &mut frame);
+            encode::put_frame(
+                Frame::Data { stream: stream.max(1), end: false, bytes: &vec![7; count.min(16_384)] },
+                &mut frame,
+            );
             feed(connection, now, &frame, received);
         }
         2 => {
@@ -117,7 +120,10 @@ fn act(connection: &mut Connection, now: Time, input: &mut Input<'_>, out: &mut 
             writer.known(Known::Service, b"a").expect("a service");
             writer.number(Known::Priority, u64::from(input.byte() & 7)).expect("a priority");
             let mut frame = Vec::new();
-            encode::put_frame(Frame::Headers { stream: stream.max(1), flags: HeaderFlags::NONE, block: &block }, &mut frame);
+            encode::put_frame(
+                Frame::Headers { stream: stream.max(1), flags: HeaderFlags::NONE, block: &block },
+                &mut frame,
+            );
             feed(connection, now, &frame, received);
         }
         4 => drop(connection.open(u32::from(op), input.byte())),

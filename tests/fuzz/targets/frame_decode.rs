@@ -1,4 +1,5 @@
-//! Frames from anywhere: decoding ends without a panic, what decodes encodes to the same bytes, and no prefix of it does.
+//! Frames from anywhere: decoding ends without a panic, what decodes encodes to the same bytes, and no prefix of it
+//! decodes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
