@@ -131,6 +131,8 @@ pub struct World {
     strangers: Vec<Stranger>,
     origins: Vec<Origin>,
     leaving: bool,
+    /// The run is over but for the drains.
+    stopping: bool,
     rounds: u64,
 }
 
@@ -186,6 +188,7 @@ impl World {
             tunnel_clients: Vec::new(),
             strangers: Vec::new(),
             leaving: false,
+            stopping: false,
             rounds: 0,
             net,
             truth,
@@ -492,7 +495,7 @@ impl World {
         assert_eq!(worker.role().gateway.exchange_count(), 0, "nothing_left: exchanges of a gateway that is over");
         let host = process.host;
         self.check_over(host, worker.counters(), "gateway");
-        if !self.leaving {
+        if !self.stopping {
             let back = self.net.borrow().now + Duration::from_millis(300);
             self.returns[index] = Some(back);
         }
@@ -525,7 +528,11 @@ impl World {
         gone && counters.connections_open == 0 && counters.links_open == self.trunks() as u64
             && pop.role().pool().ready() == self.trunks()
             && self.gateways.iter().all(|process| {
-                process.worker.as_ref().is_some_and(|worker| worker.role().gateway.exchange_count() == 0)
+                process.worker.as_ref().is_some_and(|worker| {
+                    let counters = worker.counters();
+                    counters.links_open == counters.connections_open + counters.upstream_idle
+                        && worker.role().gateway.exchange_count() == 0
+                })
             })
     }
 
@@ -558,6 +565,7 @@ impl World {
 
     /// Drains everyone: with nothing left to wait for, that is quick.
     fn stop(&mut self) {
+        self.stopping = true;
         self.drain_pop();
         let until = self.net.borrow().now + DRAIN_PATIENCE;
         self.run_until(until, |world| world.pop.worker.is_none());
@@ -641,6 +649,11 @@ fn gateway_settings(scenario: &Scenario) -> GatewaySettings {
         kind,
         upstreams,
         authority: format!("{name}.example"),
+        response_timeout: Duration::from_secs(4),
+        idle_timeout: Duration::from_secs(20),
+        keepalive_max: 4,
+        keepalive_timeout: Duration::from_secs(2),
+        connections_max: 1000,
     };
     GatewaySettings {
         services: vec![
@@ -648,10 +661,6 @@ fn gateway_settings(scenario: &Scenario) -> GatewaySettings {
             service("pay", ServiceKind::Http, vec![origin_address(1), origin_address(2)]),
         ],
         mmtp: trunk,
-        response_timeout: Duration::from_secs(4),
-        keepalive_max: 4,
-        keepalive_timeout: Duration::from_secs(2),
-        upstream_connections_max: 1000,
         streams_max: 10_000,
         goaway_wait: Duration::from_millis(200),
     }
