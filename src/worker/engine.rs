@@ -322,6 +322,11 @@ impl<L: Role<Links>> Engine<L> {
     /// A send has gone: the role may put more, and an idle clock starts anew.
     pub(super) fn moved(&mut self, key: LinkId, was_full: bool) {
         let Some(link) = self.links.slab.get_mut(key) else { return };
+        if link.phase == Phase::Retiring {
+            let until = self.now + self.patience(key);
+            let link = self.links.slab.get_mut(key).expect("found above");
+            return link.deadline.set(Some(until), &mut self.timers, key);
+        }
         if link.phase != Phase::Open {
             return;
         }
@@ -346,6 +351,17 @@ impl<L: Role<Links>> Engine<L> {
         }
     }
 
+    /// How long a retiring link may take from now on: with bytes to hand over as long as any connection may stand
+    /// still, since a peer that reads slowly is owed them; without, as long as the peer's end is worth.
+    fn patience(&self, key: LinkId) -> Duration {
+        let pending = self.links.slab.get(key).is_some_and(|link| link.lane.pending_bytes() > 0);
+        if pending {
+            self.settings.idle_timeout.max(self.settings.linger_timeout)
+        } else {
+            self.settings.linger_timeout
+        }
+    }
+
     /// Ends a link gently: what was put is sent, the peer's end is awaited for a while. The role hears of it now.
     pub(super) fn retire(&mut self, key: LinkId, reason: CloseReason) {
         let Some(link) = self.links.touch(key) else { return };
@@ -359,7 +375,8 @@ impl<L: Role<Links>> Engine<L> {
         if link.lane.ending == Ending::Open {
             link.lane.ending = Ending::Wanted;
         }
-        let until = self.now + self.settings.linger_timeout;
+        let until = self.now + self.patience(key);
+        let link = self.links.slab.get_mut(key).expect("found above");
         link.deadline.set(Some(until), &mut self.timers, key);
         if link.receiving == Receiving::Idle {
             self.links.resume(key);

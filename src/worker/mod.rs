@@ -54,7 +54,7 @@ pub struct WorkerSettings {
     pub connect_timeout: Duration,
     /// An accepted connection on which nothing moves is closed after this.
     pub idle_timeout: Duration,
-    /// How long a closed connection may take to hand over its last bytes and hear the peer's end.
+    /// How long a closed connection that has handed over its last bytes waits for the peer's end.
     pub linger_timeout: Duration,
 }
 

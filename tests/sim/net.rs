@@ -198,7 +198,7 @@ impl Net {
             leases_made: 0,
             buffers_total,
             buffer_bytes,
-            until: None,
+            until: Some(self.now),
             woken: false,
             alive: true,
             told: 0,

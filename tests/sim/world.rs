@@ -131,6 +131,8 @@ pub struct World {
     strangers: Vec<Stranger>,
     origins: Vec<Origin>,
     leaving: bool,
+    /// The run is over but for the drains.
+    stopping: bool,
     rounds: u64,
 }
 
@@ -186,6 +188,7 @@ impl World {
             tunnel_clients: Vec::new(),
             strangers: Vec::new(),
             leaving: false,
+            stopping: false,
             rounds: 0,
             net,
             truth,
@@ -492,7 +495,7 @@ impl World {
         assert_eq!(worker.role().gateway.exchange_count(), 0, "nothing_left: exchanges of a gateway that is over");
         let host = process.host;
         self.check_over(host, worker.counters(), "gateway");
-        if !self.leaving {
+        if !self.stopping {
             let back = self.net.borrow().now + Duration::from_millis(300);
             self.returns[index] = Some(back);
         }
@@ -530,7 +533,11 @@ impl World {
             && counters.links_open == self.trunks() as u64
             && pop.role().pool().ready() == self.trunks()
             && self.gateways.iter().all(|process| {
-                process.worker.as_ref().is_some_and(|worker| worker.role().gateway.exchange_count() == 0)
+                process.worker.as_ref().is_some_and(|worker| {
+                    let counters = worker.counters();
+                    counters.links_open == counters.connections_open + counters.upstream_idle
+                        && worker.role().gateway.exchange_count() == 0
+                })
             })
     }
 
@@ -563,6 +570,7 @@ impl World {
 
     /// Drains everyone: with nothing left to wait for, that is quick.
     fn stop(&mut self) {
+        self.stopping = true;
         self.drain_pop();
         let until = self.net.borrow().now + DRAIN_PATIENCE;
         self.run_until(until, |world| world.pop.worker.is_none());
@@ -651,7 +659,7 @@ fn gateway_settings(scenario: &Scenario) -> GatewaySettings {
         upstreams,
         authority: format!("{name}.example"),
         response_timeout: Duration::from_secs(4),
-        idle_timeout: Duration::from_secs(3600),
+        idle_timeout: Duration::from_secs(20),
         keepalive_max: 4,
         keepalive_timeout: Duration::from_secs(2),
         connections_max: 1000,
