@@ -23,7 +23,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Turns a configuration into what every part is made from, so it knows them all.
     ("server", &["base", "ring", "tls", "mmtp", "backbone", "relay", "gateway", "worker"]),
     ("client", &["base", "mmtp"]),
-    ("cli", &["base", "client", "server"]),
+    // The demo's origin speaks HTTP/1.1 with the gateway's codec.
+    ("cli", &["base", "client", "server", "gateway::http1"]),
     ("main", &["cli"]),
 ];
 

@@ -24,7 +24,7 @@ pub struct PoolSettings {
     pub trunks_per_gateway: usize,
     /// What our HELLO says.
     pub mmtp: Settings,
-    /// How often a quiet trunk is pinged. One that stays silent for three of these is given up.
+    /// How often a trunk is pinged, busy or not. One that stays silent for three of these is given up.
     pub heartbeat_interval: Duration,
     /// Shortest delay before a redial.
     pub backoff_min: Duration,

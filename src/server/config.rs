@@ -150,7 +150,7 @@ pub struct Backbone {
     pub identity: Identity,
     /// Trunks per worker and gateway: `trunks_per_core`.
     pub trunks_per_core: usize,
-    /// How often a quiet trunk is pinged; one that stays silent for three of these is given up: `heartbeat_interval`.
+    /// How often a trunk is pinged; one that stays silent for three of these is given up: `heartbeat_interval`.
     pub heartbeat_interval: Duration,
     /// Wait before the first redial: `backoff_min`.
     pub backoff_min: Duration,
