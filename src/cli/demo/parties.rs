@@ -19,6 +19,7 @@ use crate::server::config::{
     self, Backbone, GatewayConfig, Listener, PopConfig, Service, ServiceKind, Surroundings, TrunkListener,
 };
 use crate::server::defaults::TRUNKS_PER_CORE;
+use crate::server::log::LogWriter;
 use crate::server::run::{self, RunError};
 use crate::server::workers::{Workers, WorkersError, WorkersPlan, random_prng};
 use crate::server::{listen, process};
@@ -153,6 +154,7 @@ impl Parties {
         while self.trunks() < TRUNKS_PER_CORE as u64 {
             if self.has_ended_one() || Instant::now() >= until {
                 let failed = self.pop.figure("trunks_failed");
+                self.write_log();
                 return Err(DemoError::Trunks { failed });
             }
             std::thread::sleep(LOOK_INTERVAL);
@@ -168,6 +170,13 @@ impl Parties {
     /// Whether POP or gateway have ended, which before a drain means that they failed.
     pub(super) fn has_ended_one(&self) -> bool {
         self.pop.has_ended() || self.gateway.has_ended()
+    }
+
+    /// Writes the log lines that wait. Where nobody asked for a log, they are dropped.
+    fn write_log(&self) {
+        for party in [&self.pop, &self.gateway] {
+            LogWriter::default().finish(Instant::now(), &party.shared.logs);
+        }
     }
 
     /// Drains and ends them, the first of the path first. While it waits it asks `is_urgent` some times a second whether
@@ -186,6 +195,7 @@ impl Parties {
                 std::thread::sleep(LOOK_INTERVAL);
             }
         }
+        self.write_log();
         let ended = self.pop.join();
         let ended = ended.and(self.gateway.join());
         self.origin.stop();

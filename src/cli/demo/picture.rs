@@ -34,19 +34,19 @@ const BOX_COLUMNS: usize = 17;
 const CLIENT_COLUMNS: usize = 11;
 
 /// Columns between two boxes.
-const WAY_COLUMNS: usize = 8;
+const WAY_COLUMNS: usize = 9;
 
 impl Path {
     /// The drawing.
     pub(super) fn draw(&self) -> String {
-        let core = |core: Option<usize>| core.map_or("1 worker".to_owned(), |core| format!("worker on core {core}"));
+        let core = |core: Option<usize>| core.map_or("1 worker".to_owned(), |core| format!("on core {core}"));
         let (pop_core, gateway_core) = (core(self.pop_core), core(self.gateway_core));
         let (pop, gateway, origin) = (self.pop.to_string(), self.gateway.to_string(), self.origin.to_string());
         let trunks = format!("{} trunks", self.trunks);
         let rows: [([&str; 4], [&str; 3]); 3] = [
             (["client", "POP", "gateway", "origin"], ["TLS 1.3", "mTLS", "TCP"]),
-            (["mmtp://", &pop, &gateway, &origin], ["------->", "=======>", "------->"]),
-            (["or https://", &pop_core, &gateway_core, "any HTTP server"], ["", &trunks, ""]),
+            (["mmtp:// or", &pop, &gateway, &origin], ["-------->", "========>", "-------->"]),
+            (["https://", &pop_core, &gateway_core, "plain HTTP/1.1"], ["", &trunks, ""]),
         ];
         let border = |columns: usize| format!("+{}+", "-".repeat(columns));
         let gap = " ".repeat(WAY_COLUMNS);
