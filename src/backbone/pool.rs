@@ -105,11 +105,16 @@ impl Pool {
     }
 
     /// The gateway's HELLO came: the trunk takes streams.
-    pub fn greeted<W: Wire>(&mut self, wire: &mut W, index: usize) {
+    pub fn greeted<W: Wire>(&mut self, now: Time, wire: &mut W, index: usize) {
         let trunk = &mut self.trunks[index];
         if trunk.state == State::Greeting {
             trunk.state = State::Ready;
             trunk.backoff.succeeded();
+            if let (Some(connection), Some(out)) =
+                (trunk.connection.as_mut(), trunk.link.and_then(|link| wire.out(link)))
+            {
+                connection.measure(now, out);
+            }
             wire.counters().trunks_ready += 1;
             log(wire, "trunk ready", trunk.link, self.settings.gateways[trunk.gateway], 0, "");
         }

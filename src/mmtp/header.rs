@@ -74,7 +74,9 @@ struct Row {
 }
 
 macro_rules! known_fields {
-    ($($name:ident = $id:literal, $http:literal, $syntax:expr, $place:ident, $repeats:literal, $pop_only:literal;)*) => {
+    ($(
+        $name:ident = $id:literal, $http:literal, $syntax:expr, $place:ident, $repeats:literal, $pop_only:literal;
+    )*) => {
         /// A field with a number (MMTP 7.2).
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         pub enum Known {
@@ -97,7 +99,8 @@ macro_rules! known_fields {
             /// The field that carries the HTTP field of this lower-case name.
             #[must_use]
             pub fn from_http_name(name: &[u8]) -> Option<Known> {
-                ROWS.iter().find(|row| !row.http_name.is_empty() && row.http_name.as_bytes() == name).map(|row| row.known)
+                let is_it = |row: &&Row| !name.is_empty() && row.http_name.as_bytes() == name;
+                ROWS.iter().find(is_it).map(|row| row.known)
             }
 
             fn row(self) -> &'static Row {

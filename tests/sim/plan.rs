@@ -1,0 +1,183 @@
+//! What a seed means: the weather, who comes, what they do, and what befalls the processes.
+
+use std::time::Duration;
+
+use trunkline::base::prng::Prng;
+use trunkline::base::time::Time;
+
+use crate::clients::Manners;
+use crate::net::Weather;
+use crate::truth::{Mode, Plan, Service};
+
+/// Something that befalls a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    GatewayDies { index: usize, back_after: Duration },
+    GatewayDrains { index: usize },
+    PopDrains,
+    Certificates,
+}
+
+/// Everything about a run that is decided beforehand.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub seed: u64,
+    pub weather: Weather,
+    /// Nothing but reordering, delays, short sends and a want of buffers happens.
+    pub is_clear: bool,
+    pub gateways: usize,
+    pub trunks_per_gateway: usize,
+    /// Receive buffers of each worker, and the bytes of one.
+    pub buffers: (usize, usize),
+    pub trunk_streams_max: u32,
+    pub trunk_stream_credit: u32,
+    pub client_stream_credit: u32,
+    pub mmtp_clients: u64,
+    pub calls_max: u64,
+    pub tunnel_clients: u64,
+    pub strangers: u64,
+    pub hostile: bool,
+    pub rude: bool,
+    pub bulk: bool,
+    pub events: Vec<(Duration, Event)>,
+}
+
+impl Scenario {
+    pub fn of_seed(seed: u64) -> Scenario {
+        let mut prng = Prng::new(seed);
+        let prng = &mut prng;
+        let is_clear = prng.chance(3);
+        let weather = if is_clear { clear(prng) } else { storm(prng) };
+        let millis = |prng: &mut Prng, most: u64| Duration::from_millis(prng.below(most));
+        let mut events = Vec::new();
+        if !is_clear {
+            if prng.chance(4) {
+                let back_after = millis(prng, 1500);
+                events.push((millis(prng, 3000), Event::GatewayDies { index: prng.below(2) as usize, back_after }));
+            }
+            if prng.chance(8) {
+                events.push((millis(prng, 3000), Event::GatewayDrains { index: prng.below(2) as usize }));
+            }
+            if prng.chance(8) {
+                events.push((millis(prng, 3000), Event::PopDrains));
+            }
+        }
+        if prng.chance(16) {
+            events.push((millis(prng, 1000), Event::Certificates));
+        }
+        Scenario {
+            seed,
+            weather,
+            is_clear,
+            gateways: 1 + prng.below(2) as usize,
+            trunks_per_gateway: 1 + prng.below(2) as usize,
+            buffers: [(2, 512), (4, 2048), (16, 4096), (64, 16 * 1024)][prng.below(4) as usize],
+            trunk_streams_max: if prng.chance(8) { 8 } else { 1024 },
+            trunk_stream_credit: [16, 64, 256][prng.below(3) as usize] * 1024,
+            client_stream_credit: [16, 64][prng.below(2) as usize] * 1024,
+            mmtp_clients: prng.below(4),
+            calls_max: 1 + prng.below(12),
+            tunnel_clients: prng.below(3),
+            strangers: if prng.chance(4) { 1 + prng.below(2) } else { 0 },
+            hostile: prng.chance(4),
+            rude: !is_clear && prng.chance(2),
+            bulk: prng.chance(12),
+            events,
+        }
+    }
+
+    /// Most bytes of one stream that may wait for a trunk.
+    pub fn stream_queue_max(&self) -> usize {
+        // A tunnel is paused above 64 KiB; what was read by then comes on top. A stream of a client is bounded by the
+        // window it was granted, which may grow.
+        (64 + 256) * 1024
+    }
+}
+
+fn clear(prng: &mut Prng) -> Weather {
+    Weather {
+        hold: [0, 3, 2][prng.below(3) as usize],
+        short_send: [0, 30, 4][prng.below(3) as usize],
+        multishot_end: [0, 20][prng.below(2) as usize],
+        connect_failure: 0,
+        accept_failure: 0,
+        sliver: [0, 8, 2][prng.below(3) as usize],
+        latency_max: Duration::from_micros([0, 100, 5000, 60_000][prng.below(4) as usize]),
+        reset: 0,
+        jump: 0,
+    }
+}
+
+fn storm(prng: &mut Prng) -> Weather {
+    Weather {
+        connect_failure: [0, 10, 3][prng.below(3) as usize],
+        accept_failure: [0, 10][prng.below(2) as usize],
+        reset: [0, 400, 100][prng.below(3) as usize],
+        jump: [0, 300][prng.below(2) as usize],
+        ..clear(prng)
+    }
+}
+
+pub fn manners(prng: &mut Prng, scenario: &Scenario, start: Time) -> Manners {
+    let mut manners = Manners::default();
+    let at = |prng: &mut Prng| start + Duration::from_millis(prng.below(2500));
+    if prng.chance(8) {
+        let from = at(prng);
+        manners.deaf = Some((from, from + Duration::from_millis(prng.below(4000))));
+    }
+    if prng.chance(8) {
+        manners.stingy_until = Some(at(prng) + Duration::from_millis(prng.below(2000)));
+    }
+    if scenario.hostile && prng.chance(2) {
+        let most = [200, 2000, 20_000][prng.below(3) as usize];
+        let after = prng.below(most) as usize;
+        if prng.chance(2) {
+            manners.corrupt_wire = Some(after);
+        } else {
+            manners.corrupt_plain = Some(after);
+        }
+    }
+    if scenario.rude && prng.chance(3) {
+        manners.leaves = Some((at(prng), prng.chance(2)));
+    } else if scenario.rude && prng.chance(6) {
+        manners.vanishes = Some(at(prng));
+    }
+    manners
+}
+
+fn size(prng: &mut Prng, bulk: bool) -> usize {
+    let most = match prng.below(if bulk { 9 } else { 8 }) {
+        0 => 1,
+        1..=3 => 300,
+        4..=5 => 5000,
+        6..=7 => 40_000,
+        _ => 400_000,
+    };
+    prng.below(most) as usize
+}
+
+pub fn plan(prng: &mut Prng, scenario: &Scenario, service: Service) -> Plan {
+    let is_http = matches!(service, Service::Http | Service::Nobody);
+    let ordinary = prng.chance(2);
+    let mode = match (is_http, ordinary) {
+        (true, true) => [Mode::Length, Mode::Chunks][prng.below(2) as usize],
+        (true, false) => Mode::HTTP[prng.below(Mode::HTTP.len() as u64) as usize],
+        (false, true) => Mode::Echo,
+        (false, false) => Mode::TUNNEL[prng.below(Mode::TUNNEL.len() as u64) as usize],
+    };
+    let method = if is_http { ["GET", "POST", "POST", "PUT", "HEAD"][prng.below(5) as usize] } else { "CONNECT" };
+    let has_body = !is_http || method == "POST" || method == "PUT";
+    let request_bytes = if has_body { size(prng, scenario.bulk) } else { 0 };
+    let response_bytes = size(prng, scenario.bulk);
+    Plan {
+        service,
+        mode,
+        method,
+        idempotent: is_http && prng.chance(4),
+        request_bytes,
+        response_bytes,
+        length_known: prng.chance(2),
+        priority: prng.below(8) as u8,
+        cancel_after: prng.chance(12).then(|| prng.below(response_bytes as u64 + 1) as usize),
+    }
+}

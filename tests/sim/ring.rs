@@ -1,0 +1,96 @@
+//! The ring of a simulated worker: every call goes to the common network.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use trunkline::base::slab::Key;
+use trunkline::base::time::Time;
+use trunkline::ring::{Completion, Errno, Fd, Kind, Ring, RingError};
+
+use crate::net::{Lease, Net, note};
+
+pub struct FakeRing {
+    net: Rc<RefCell<Net>>,
+    host: usize,
+    now: Time,
+}
+
+impl FakeRing {
+    pub fn new(net: Rc<RefCell<Net>>, host: usize) -> FakeRing {
+        let now = net.borrow().now;
+        FakeRing { net, host, now }
+    }
+}
+
+impl Ring for FakeRing {
+    type Lease = Lease;
+
+    fn now(&self) -> Time {
+        self.now
+    }
+
+    fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion<Lease>>) -> Result<(), RingError> {
+        let mut net = self.net.borrow_mut();
+        net.hosts[self.host].until = until;
+        self.now = net.now;
+        completions.extend(net.reap(self.host));
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: Fd, key: Key) {
+        self.net.borrow_mut().submit(self.host, Kind::Accept, listener, key, Vec::new(), 0);
+    }
+
+    fn receive(&mut self, fd: Fd, key: Key) {
+        self.net.borrow_mut().submit(self.host, Kind::Receive, fd, key, Vec::new(), 0);
+    }
+
+    fn stop_receiving(&mut self, key: Key) {
+        self.net.borrow_mut().cancel_receive(self.host, key);
+    }
+
+    fn send(&mut self, fd: Fd, key: Key, bytes: Vec<u8>, from: usize) {
+        let mut net = self.net.borrow_mut();
+        note!(net, "host {} slot {} fd {} sends {}", self.host, key.index, fd.0, bytes.len() - from);
+        net.submit(self.host, Kind::Send, fd, key, bytes, from);
+    }
+
+    fn connect(&mut self, key: Key, address: SocketAddr) -> Result<Fd, Errno> {
+        self.net.borrow_mut().submit_connect(self.host, key, address)
+    }
+
+    fn shut_down(&mut self, fd: Fd, key: Key) {
+        let mut net = self.net.borrow_mut();
+        note!(net, "host {} slot {} fd {} shuts down", self.host, key.index, fd.0);
+        net.submit(self.host, Kind::Shut, fd, key, Vec::new(), 0);
+    }
+
+    fn cancel(&mut self, fd: Fd) {
+        self.net.borrow_mut().cancel(self.host, fd);
+    }
+
+    fn close(&mut self, fd: Fd, reset: bool) {
+        self.net.borrow_mut().close_of_host(self.host, fd, reset);
+    }
+
+    fn peer(&self, fd: Fd) -> Option<SocketAddr> {
+        self.net.borrow().peer(fd)
+    }
+
+    fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
+        &mut lease.bytes
+    }
+
+    fn give_back(&mut self, lease: Lease) {
+        self.net.borrow_mut().give_back(self.host, &lease);
+    }
+
+    fn buffers_free(&self) -> usize {
+        self.net.borrow().buffers_free(self.host)
+    }
+
+    fn buffers_total(&self) -> usize {
+        self.net.borrow().hosts[self.host].buffers_total
+    }
+}
