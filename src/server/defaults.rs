@@ -77,6 +77,7 @@ impl WorkerConfig {
             streams_max: STREAMS_DEFAULT_MAX,
             buffers: 1024,
             buffer_bytes: 16 * 1024,
+            batch_wait: Duration::from_micros(50),
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(connect_s),
             idle_timeout: Duration::from_secs(idle_s),
@@ -90,7 +91,7 @@ impl UpstreamConfig {
         UpstreamConfig {
             connections_max: share.clamp(64, UPSTREAM_CONNECTIONS_DEFAULT_MAX) as usize,
             response_timeout: Duration::from_secs(60),
-            keepalive_max: 64,
+            keepalive_max: 256,
             keepalive_timeout: Duration::from_secs(4),
         }
     }
