@@ -314,7 +314,11 @@ impl Relay {
 
     fn client_opened<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, opened: Opened) {
         if self.draining {
-            wire.close(link);
+            match opened.protocol {
+                Protocol::Mmtp => wire.close(link),
+                // In a tunnel an orderly end would pass for a whole answer that is empty.
+                Protocol::Opaque => wire.abort(link),
+            }
             return;
         }
         match opened.protocol {
