@@ -74,6 +74,28 @@ fn certificates_are_not_overwritten() {
 }
 
 #[test]
+fn a_full_disk_under_the_log_does_not_stop_the_process() {
+    let directory = examples();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let free = free.expect("loopback has a free port").to_string();
+    let text = std::fs::read_to_string(directory.path().join("gateway.toml")).expect("just written");
+    let text = text.replace("127.0.0.1:7443", &free).replace("127.0.0.1:9902", "127.0.0.1:0");
+    std::fs::write(directory.path().join("gateway.toml"), text).expect("our own directory");
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let mut gateway = Command::new(env!("CARGO_BIN_EXE_trunkline"))
+        .current_dir(directory.path())
+        .args(["gateway", "--config", "gateway.toml"])
+        .stderr(full)
+        .spawn()
+        .expect("the binary was built for this test");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(gateway.try_wait().expect("our own child").is_none(), "it ended with its log");
+    let asked = Command::new("kill").arg(gateway.id().to_string()).status().expect("every system has kill");
+    assert!(asked.success());
+    assert_eq!(gateway.wait().expect("our own child").code(), Some(0));
+}
+
+#[test]
 fn the_version_is_told() {
     let (code, text) = trunkline(Path::new("."), &["--version"]);
     assert_eq!((code, text), (0, format!("trunkline {}\n", env!("CARGO_PKG_VERSION"))));

@@ -110,6 +110,19 @@ proptest! {
         }
     }
 
+    /// [M 2.1-1], errors included; and nothing that comes from outside panics.
+    #[test]
+    fn anything_is_received_alike_in_one_piece_and_in_many(
+        bytes in vec(prop_oneof![any::<u8>(), Just(0xff), Just(1), 0x10..0x40u8], 0..200),
+        splits in vec(1..9usize, 1..40),
+    ) {
+        let mut all = vec![0, 2, 1, 0];
+        all.extend(bytes);
+        let whole = outcome(&all, &[all.len()]);
+        prop_assert_eq!(&whole, &outcome(&all, &[1]));
+        prop_assert_eq!(&whole, &outcome(&all, &splits));
+    }
+
     #[test]
     fn what_the_writer_takes_the_reader_takes(
         fields in vec((0..60u16, vec(any::<u8>(), 0..12), "[a-z-]{1,8}", any::<bool>()), 0..140),
@@ -119,7 +132,8 @@ proptest! {
         writer.known(Known::Service, b"pay").expect("a service");
         let mut taken = 1;
         for (id, value, name, plain) in &fields {
-            let value: Vec<u8> = if *plain { value.iter().map(|byte| b'a' + byte % 26).collect() } else { value.clone() };
+            let plainly = |byte: &u8| if *plain { b'a' + byte % 26 } else { *byte };
+            let value: Vec<u8> = value.iter().map(plainly).collect();
             let written = match Known::from_id(*id) {
                 Some(known @ (Known::Status | Known::Service)) => writer.known(known, b"").map(|_| ()),
                 Some(known) => writer.known(known, &value).map(|_| ()),
@@ -165,6 +179,25 @@ fn conversation(sizes: &[usize]) -> Vec<u8> {
         );
     }
     out
+}
+
+/// How many events an acceptor sees of these bytes, DATA apart, and what error ends them.
+fn outcome(bytes: &[u8], splits: &[usize]) -> (usize, Option<&'static str>) {
+    let mut connection = Connection::new(&Settings::new(Side::Acceptor, Agent::Pop), Time::ZERO);
+    let (mut rest, mut splits, mut count) = (bytes, splits.iter().cycle(), 0);
+    while !rest.is_empty() {
+        let (mut piece, behind) = rest.split_at((*splits.next().expect("a cycle")).min(rest.len()));
+        rest = behind;
+        loop {
+            match connection.receive(Time::ZERO, &mut piece) {
+                Ok(Some(Event::Data { end, .. })) => count += usize::from(end),
+                Ok(Some(_)) => count += 1,
+                Ok(None) => break,
+                Err(error) => return (count, Some(error.name())),
+            }
+        }
+    }
+    (count, None)
 }
 
 /// What an acceptor makes of it when it comes in pieces of these sizes, in turn; DATA put together again.

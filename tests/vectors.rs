@@ -404,7 +404,7 @@ fn connections_open_as_written() {
 
 #[test]
 fn connections_treat_frames_as_written() {
-    run_file("connection_frames.hex", 20);
+    run_file("connection_frames.hex", 22);
 }
 
 #[test]
@@ -451,7 +451,7 @@ fn every_violation_is_reached_on_a_connection() {
         Violation::Block(HeaderError::Truncated),
     ];
     let mut reached = run_file("connection_opening.hex", 25);
-    reached.append(&mut run_file("connection_frames.hex", 20));
+    reached.append(&mut run_file("connection_frames.hex", 22));
     reached.append(&mut run_file("connection_streams.hex", 37));
     reached.append(&mut run_file("connection_credit.hex", 11));
     let all: BTreeSet<&str> = ALL.iter().map(|violation| violation.name()).collect();

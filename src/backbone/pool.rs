@@ -24,7 +24,7 @@ pub struct PoolSettings {
     pub trunks_per_gateway: usize,
     /// What our HELLO says.
     pub mmtp: Settings,
-    /// How often a quiet trunk is pinged. One that stays silent for three of these is given up.
+    /// How often a trunk is pinged, busy or not. One that stays silent for three of these is given up.
     pub heartbeat_interval: Duration,
     /// Shortest delay before a redial.
     pub backoff_min: Duration,
@@ -105,11 +105,16 @@ impl Pool {
     }
 
     /// The gateway's HELLO came: the trunk takes streams.
-    pub fn greeted<W: Wire>(&mut self, wire: &mut W, index: usize) {
+    pub fn greeted<W: Wire>(&mut self, now: Time, wire: &mut W, index: usize) {
         let trunk = &mut self.trunks[index];
         if trunk.state == State::Greeting {
             trunk.state = State::Ready;
             trunk.backoff.succeeded();
+            if let (Some(connection), Some(out)) =
+                (trunk.connection.as_mut(), trunk.link.and_then(|link| wire.out(link)))
+            {
+                connection.measure(now, out);
+            }
             wire.counters().trunks_ready += 1;
             log(wire, "trunk ready", trunk.link, self.settings.gateways[trunk.gateway], 0, "");
         }

@@ -57,7 +57,7 @@ counters! {
     handshakes_resumed: Counter, "handshakes", "kind=\"resumed\"", "TLS handshakes completed.";
     handshakes_failed: Counter, "handshakes_failed", "", "TLS handshakes that failed or timed out.";
     tls_errors: Counter, "tls_errors", "", "Connections closed for a violation of TLS after the handshake.";
-    tls_key_updates: Counter, "tls_key_updates", "", "TLS key updates, both directions.";
+    handshakes_retried: Counter, "handshakes_retried", "", "TLS handshakes that cost a HelloRetryRequest.";
     truncated_ends: Counter, "truncated_ends", "", "TLS connections cut by FIN without close_notify.";
     proxy_headers_refused: Counter, "proxy_headers_refused", "", "Connections closed for a bad PROXY protocol header.";
     links_open: Gauge, "links_open", "", "Sockets in use, of every kind, closing ones included.";

@@ -99,8 +99,8 @@ pub struct Closed {
     pub was_open: bool,
     /// Why it is gone.
     pub reason: CloseReason,
-    /// Of the bytes put ([`Sink::position`]), those that were ever handed to the kernel. What was not cannot have
-    /// reached the peer.
+    /// Of the bytes put ([`Sink::position`]), those that were ever handed to the kernel or still will be. What was not
+    /// cannot have reached the peer.
     pub submitted: u64,
 }
 

@@ -5,6 +5,7 @@
 
 pub mod call;
 pub mod certs;
+pub mod demo;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Command {
     Call(Box<call::CallArgs>),
     /// Make certificates for development
     Certs(certs::Args),
+    /// Run a POP, a gateway and an origin here, send requests through them, and show what each step took
+    Demo(demo::Args),
 }
 
 /// Runs the command of this process's arguments.
@@ -42,6 +45,7 @@ pub fn run() -> ExitCode {
         Command::Gateway(args) => serve::gateway(&args),
         Command::Call(args) => call::run(*args),
         Command::Certs(args) => certs::run(&args),
+        Command::Demo(args) => demo::run(&args),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::report::Report;
 
-/// How far a failed call got (design section 8).
+/// How far a failed call got (MMTP 9.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Receipt {
     /// Nothing of it reached the service. Sending it again cannot do anything twice.

@@ -14,7 +14,7 @@ use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 
 use super::error::{BuildError, Failure};
 
-/// The application protocol asked for, and the only one accepted (design section 6).
+/// The application protocol asked for, and the only one accepted (MMTP 2.1).
 const ALPN: &[u8] = b"mmtp/1";
 
 /// Reads the certificates of a PEM text, as DER.
@@ -57,8 +57,8 @@ impl Trust {
     }
 }
 
-/// The suites and groups of the profile (design section 5): one key share, because a group offered without one can cost
-/// a round trip; ChaCha20 first where AES has no hardware.
+/// The suites and groups of the MTLS profile (docs/ARCHITECTURE.md): one key share, because a group offered without one
+/// can cost a round trip; ChaCha20 first where AES has no hardware.
 fn provider() -> CryptoProvider {
     use aws_lc_rs::cipher_suite::{
         TLS13_AES_128_GCM_SHA256 as AES_128, TLS13_AES_256_GCM_SHA384 as AES_256,

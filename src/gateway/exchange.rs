@@ -4,9 +4,10 @@
 //! Invariant: `upstream` is some from the dial until the upstream's part is over.
 
 use super::http1::{BodyLength, BodyState, BodyWriter, ResponseReader};
+use crate::base::time::Time;
 use crate::base::timers::Deadline;
 use crate::base::wire::LinkId;
-use crate::mmtp::StreamId;
+use crate::mmtp::{Receipt, StreamId};
 
 /// Request bytes kept so that the request can be moved to a fresh connection. A larger request is not moved.
 pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -29,6 +30,10 @@ pub(super) struct Http {
     pub(super) body: BodyState,
     /// The upstream connection had served another request before.
     pub(super) reused: bool,
+    /// Position of the upstream's send buffer before the request.
+    pub(super) position: u64,
+    /// Some of the request was handed to the kernel on a connection that failed: it may have taken effect.
+    pub(super) attempted: bool,
 }
 
 impl Http {
@@ -40,6 +45,8 @@ impl Http {
             reader: ResponseReader::new(method == b"HEAD"),
             body: BodyState::Unsent,
             reused: false,
+            position: 0,
+            attempted: false,
         }
     }
 
@@ -71,4 +78,16 @@ pub(super) struct Exchange {
     /// Upstream addresses not yet tried.
     pub(super) tries_left: usize,
     pub(super) deadline: Deadline,
+    /// When the answer is of no more use, as the request said.
+    pub(super) expires_at: Option<Time>,
+}
+
+impl Exchange {
+    /// What a failure before any byte of an answer means for the request.
+    pub(super) fn receipt_unanswered(&self) -> Receipt {
+        match &self.kind {
+            Kind::Http(http) if http.attempted => Receipt::Unknown,
+            Kind::Http(_) | Kind::Tunnel => Receipt::Refused,
+        }
+    }
 }

@@ -14,6 +14,7 @@ mod response;
 mod retry;
 
 pub use chunked::{CHUNK_EXTENSION_BYTES_MAX, TRAILER_BYTES_MAX};
+pub(crate) use chunked::{ChunkReader, Piece};
 pub use request::{BodyLength, BodyWriter, Refusal, RequestHead, write_request_head};
 pub use response::{
     CONNECTION_OPTIONS_MAX, Fields, HEAD_BYTES_MAX, HEAD_FIELDS_MAX, INTERIM_MAX, ResponseBody, ResponseError,

@@ -2,7 +2,7 @@
 //!
 //! Owns the trunks that POPs dialled, the exchanges that run on their streams, and the connections to upstreams. Pure:
 //! bytes and time are handed in, bytes and wishes come out. Never touches a kernel, a clock or entropy.
-//! Invariant: every open stream of a trunk carries the tag of one live [`Exchange`].
+//! Invariant: every open stream of a trunk carries the tag of one live `Exchange`.
 
 mod exchange;
 pub mod http1;
@@ -77,7 +77,7 @@ pub struct GatewaySettings {
 }
 
 /// What a link is to the gateway.
-enum Side {
+enum Party {
     /// A trunk.
     Trunk(Box<TrunkSide>),
     /// A connection to an upstream that serves this exchange.
@@ -94,7 +94,7 @@ struct TrunkSide {
 /// The role of a gateway's worker.
 pub struct Gateway {
     settings: GatewaySettings,
-    sides: SideTable<Side>,
+    parties: SideTable<Party>,
     exchanges: Slab<Exchange>,
     upstreams: Upstreams,
     timers: Timers<Key>,
@@ -113,7 +113,7 @@ impl Gateway {
         let upstreams = Upstreams::new(settings.services.len());
         Gateway {
             settings,
-            sides: SideTable::default(),
+            parties: SideTable::default(),
             exchanges: Slab::new(),
             upstreams,
             timers: Timers::default(),
@@ -134,11 +134,12 @@ impl Gateway {
 
     fn trunk_bytes<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, mut input: &[u8]) {
         loop {
-            let Some(Side::Trunk(trunk)) = self.sides.get_mut(link) else { return };
+            let Some(Party::Trunk(trunk)) = self.parties.get_mut(link) else { return };
             match trunk.connection.receive(now, &mut input) {
                 Ok(None) => break,
                 Ok(Some(Event::Headers { stream, opened: true, block, flags, .. })) => {
                     let started = start(&self.settings, &mut self.scratch, &block, flags, wire);
+                    let expires_at = block.number(Known::DeadlineMs).map(Duration::from_millis);
                     match started {
                         Ok((service, kind)) if self.exchanges.len() < self.settings.streams_max => {
                             let key = self.exchanges.insert(Exchange {
@@ -155,11 +156,13 @@ impl Gateway {
                                 paused: false,
                                 tries_left: self.settings.services[service].upstreams.len(),
                                 deadline: Deadline::default(),
+                                expires_at: expires_at.map(|wait| now + wait),
                             });
                             trunk.connection.set_tag(stream, key.index);
                             wire.counters().streams_open += 1;
                             wire.counters().streams_opened += 1;
                             self.connect(now, wire, key, true);
+                            self.extend_deadline(now, key);
                         }
                         refused => {
                             let reset = refused.err().unwrap_or(Reset {
@@ -179,6 +182,7 @@ impl Gateway {
                     match to_upstream(&mut self.exchanges, &mut self.scratch, wire, key, bytes, end) {
                         Ok(taken) => {
                             if let Some(out) = wire.out(link) {
+                                trunk.connection.measure(now, out);
                                 trunk.connection.consumed(now, stream, taken, out);
                             }
                         }
@@ -203,7 +207,7 @@ impl Gateway {
 
     /// Lets a trunk's queued streams move on, and reads from their upstreams again.
     fn drain_trunk<W: Wire>(&mut self, wire: &mut W, link: LinkId) {
-        let Some(Side::Trunk(trunk)) = self.sides.get_mut(link) else { return };
+        let Some(Party::Trunk(trunk)) = self.parties.get_mut(link) else { return };
         if !trunk.connection.has_queued() {
             return;
         }
@@ -221,7 +225,7 @@ impl Gateway {
 
     fn resume_upstream<W: Wire>(&mut self, wire: &mut W, key: Key) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let (Some(Side::Trunk(trunk)), true) = (self.sides.get(exchange.trunk), exchange.paused) else { return };
+        let (Some(Party::Trunk(trunk)), true) = (self.parties.get(exchange.trunk), exchange.paused) else { return };
         if trunk.connection.queued(exchange.stream) <= UPSTREAM_QUEUE_BYTES_MAX / 2 {
             exchange.paused = false;
             if let Some(upstream) = exchange.upstream {
@@ -232,7 +236,7 @@ impl Gateway {
 
     fn trunk_violated<W: Wire>(&mut self, wire: &mut W, link: LinkId, error: ConnError) {
         wire.counters().mmtp_errors += 1;
-        let Some(Side::Trunk(trunk)) = self.sides.get_mut(link) else { return };
+        let Some(Party::Trunk(trunk)) = self.parties.get_mut(link) else { return };
         let (peer, code) = (Some(trunk.address), i64::from(error.code().0));
         wire.log(LogLine { what: "MMTP broken by POP", link: Some(link), peer, code, detail: error.name() });
         if let Some(out) = wire.out(link) {
@@ -244,7 +248,7 @@ impl Gateway {
 
     /// A trunk is gone, and with it everyone who waits for the answers of its streams.
     fn trunk_closed<W: Wire>(&mut self, wire: &mut W, link: LinkId) {
-        let Some(Side::Trunk(trunk)) = self.sides.remove(link) else { return };
+        let Some(Party::Trunk(trunk)) = self.parties.remove(link) else { return };
         self.trunks -= 1;
         for (_, tag) in trunk.connection.streams() {
             if let Some(key) = self.exchanges.key_at(tag) {
@@ -264,7 +268,8 @@ impl Gateway {
             Receipt::Unknown => wire.counters().streams_unknown += 1,
             Receipt::Refused => wire.counters().streams_refused += 1,
         }
-        if let (Some(Side::Trunk(trunk)), Some(out)) = (self.sides.get_mut(exchange.trunk), wire.out(exchange.trunk)) {
+        if let (Some(Party::Trunk(trunk)), Some(out)) = (self.parties.get_mut(exchange.trunk), wire.out(exchange.trunk))
+        {
             trunk.connection.reset(exchange.stream, reset, out);
         }
         self.remove(wire, key);
@@ -276,7 +281,7 @@ impl Gateway {
         wire.counters().streams_open -= 1;
         if let Some(upstream) = exchange.upstream {
             self.upstreams.gone(wire, exchange.service);
-            self.sides.remove(upstream);
+            self.parties.remove(upstream);
             wire.abort(upstream);
         }
     }
@@ -287,7 +292,7 @@ impl Gateway {
         if !(exchange.to_upstream_ended && exchange.to_trunk_ended) {
             return;
         }
-        let Some(Side::Trunk(trunk)) = self.sides.get(exchange.trunk) else { return };
+        let Some(Party::Trunk(trunk)) = self.parties.get(exchange.trunk) else { return };
         if trunk.connection.queued(exchange.stream) > 0 {
             return;
         }
@@ -295,7 +300,7 @@ impl Gateway {
             // Both ends of the tunnel were passed on; what was put still goes.
             exchange.upstream = None;
             self.upstreams.gone(wire, exchange.service);
-            self.sides.remove(upstream);
+            self.parties.remove(upstream);
             wire.close(upstream);
         }
         wire.counters().streams_done += 1;
@@ -305,7 +310,7 @@ impl Gateway {
     /// Puts bytes of an answer on the trunk; pauses the upstream when too many wait.
     fn answer<W: Wire>(&mut self, wire: &mut W, key: Key, bytes: &[u8], end: bool) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let (Some(Side::Trunk(trunk)), Some(out)) = (self.sides.get_mut(exchange.trunk), wire.out(exchange.trunk))
+        let (Some(Party::Trunk(trunk)), Some(out)) = (self.parties.get_mut(exchange.trunk), wire.out(exchange.trunk))
         else {
             return;
         };
@@ -321,7 +326,7 @@ impl Gateway {
     /// Puts the headers of an answer on the trunk.
     fn answer_headers<W: Wire>(&mut self, wire: &mut W, key: Key, block: &[u8], flags: HeaderFlags) -> bool {
         let Some(exchange) = self.exchanges.get_mut(key) else { return false };
-        let (Some(Side::Trunk(trunk)), Some(out)) = (self.sides.get_mut(exchange.trunk), wire.out(exchange.trunk))
+        let (Some(Party::Trunk(trunk)), Some(out)) = (self.parties.get_mut(exchange.trunk), wire.out(exchange.trunk))
         else {
             return false;
         };
@@ -331,13 +336,13 @@ impl Gateway {
 
     /// While draining: closes trunks that have nothing left.
     fn drain_further<W: Wire>(&mut self, wire: &mut W) {
-        let idle = |(link, side): (LinkId, &mut Side)| match side {
-            Side::Trunk(trunk) if trunk.connection.open_streams() == 0 => Some(link),
-            Side::Trunk(_) | Side::Serving(_) | Side::Idle(_) => None,
+        let idle = |(link, party): (LinkId, &mut Party)| match party {
+            Party::Trunk(trunk) if trunk.connection.open_streams() == 0 => Some(link),
+            Party::Trunk(_) | Party::Serving(_) | Party::Idle(_) => None,
         };
-        let idle: Vec<LinkId> = self.sides.iter_mut().filter_map(idle).collect();
+        let idle: Vec<LinkId> = self.parties.iter_mut().filter_map(idle).collect();
         for link in idle {
-            self.sides.remove(link);
+            self.parties.remove(link);
             self.trunks -= 1;
             wire.close(link);
         }
@@ -434,65 +439,65 @@ impl<W: Wire> Role<W> for Gateway {
                     connection.start(out);
                 }
                 self.trunks += 1;
-                self.sides.insert(link, Side::Trunk(Box::new(TrunkSide { connection, address: opened.peer })));
+                self.parties.insert(link, Party::Trunk(Box::new(TrunkSide { connection, address: opened.peer })));
             }
             Origin::Dialed { .. } => self.upstream_opened(now, wire, link),
         }
     }
 
     fn bytes(&mut self, now: Time, wire: &mut W, link: LinkId, bytes: &[u8]) {
-        match self.sides.get(link) {
-            Some(Side::Trunk(_)) => self.trunk_bytes(now, wire, link, bytes),
-            Some(Side::Serving(key)) => {
+        match self.parties.get(link) {
+            Some(Party::Trunk(_)) => self.trunk_bytes(now, wire, link, bytes),
+            Some(Party::Serving(key)) => {
                 let key = *key;
                 self.upstream_bytes(now, wire, link, key, bytes);
             }
             // Bytes that nobody asked for: the connection cannot be trusted with a request.
-            Some(Side::Idle(_)) => self.idle_lost(wire, link, true),
+            Some(Party::Idle(_)) => self.idle_lost(wire, link, true),
             None => {}
         }
     }
 
     fn ended(&mut self, now: Time, wire: &mut W, link: LinkId) {
-        match self.sides.get(link) {
-            Some(Side::Trunk(_)) => {
+        match self.parties.get(link) {
+            Some(Party::Trunk(_)) => {
                 self.trunk_closed(wire, link);
                 wire.close(link);
             }
-            Some(Side::Serving(key)) => {
+            Some(Party::Serving(key)) => {
                 let key = *key;
                 self.upstream_ended(now, wire, key);
             }
-            Some(Side::Idle(_)) => self.idle_lost(wire, link, true),
+            Some(Party::Idle(_)) => self.idle_lost(wire, link, true),
             None => {}
         }
     }
 
     fn room(&mut self, now: Time, wire: &mut W, link: LinkId) {
-        match self.sides.get(link) {
-            Some(Side::Trunk(_)) => self.drain_trunk(wire, link),
-            Some(Side::Serving(key)) => {
+        match self.parties.get(link) {
+            Some(Party::Trunk(_)) => self.drain_trunk(wire, link),
+            Some(Party::Serving(key)) => {
                 let key = *key;
                 self.credit_trunk(now, wire, key);
             }
-            Some(Side::Idle(_)) | None => {}
+            Some(Party::Idle(_)) | None => {}
         }
     }
 
     fn closed(&mut self, now: Time, wire: &mut W, link: LinkId, closed: Closed) {
-        match self.sides.get(link) {
-            Some(Side::Trunk(trunk)) => {
+        match self.parties.get(link) {
+            Some(Party::Trunk(trunk)) => {
                 if let CloseReason::Os(errno) = closed.reason {
                     let (peer, code) = (Some(trunk.address), i64::from(errno));
                     wire.log(LogLine { what: "trunk lost", link: Some(link), peer, code, detail: "errno" });
                 }
                 self.trunk_closed(wire, link);
             }
-            Some(Side::Serving(key)) => {
+            Some(Party::Serving(key)) => {
                 let key = *key;
                 self.upstream_closed(now, wire, link, key, closed);
             }
-            Some(Side::Idle(_)) => self.idle_lost(wire, link, false),
+            Some(Party::Idle(_)) => self.idle_lost(wire, link, false),
             None => {}
         }
     }
@@ -521,8 +526,8 @@ impl<W: Wire> Role<W> for Gateway {
     fn drain(&mut self, _now: Time, wire: &mut W, _until: Time) {
         self.draining = true;
         let wait_ms = u32::try_from(self.settings.goaway_wait.as_millis()).unwrap_or(u32::MAX);
-        for (link, side) in self.sides.iter_mut() {
-            if let (Side::Trunk(trunk), Some(out)) = (side, wire.out(link)) {
+        for (link, party) in self.parties.iter_mut() {
+            if let (Party::Trunk(trunk), Some(out)) = (party, wire.out(link)) {
                 trunk.connection.goaway(Code::DRAINING, wait_ms, wait_ms, out);
             }
         }

@@ -6,8 +6,10 @@ use super::http1::{BodyLength, Refusal, RequestHead, ResponseEvent, write_reques
 use crate::base::wire::Sink;
 use crate::mmtp::{HeaderBlock, HeaderError, HeaderWriter, Known, Name};
 
-/// Names that say where a request came from. A client's own are dropped: upstreams trust what the gateway says.
-const PROVENANCE_NAMES: [&[u8]; 4] = [b"x-forwarded-for", b"x-forwarded-proto", b"x-real-ip", b"forwarded"];
+/// Names that the gateway itself writes, or that say where a request came from. A client's own are dropped: upstreams
+/// trust what the gateway says.
+const PROVENANCE_NAMES: [&[u8]; 6] =
+    [b"x-forwarded-for", b"x-forwarded-proto", b"x-real-ip", b"forwarded", b"x-request-id", b"early-data"];
 
 /// A request as its block says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

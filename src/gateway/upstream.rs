@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use super::exchange::{Exchange, HELD_BYTES_MAX, Http, Kind};
 use super::http1::{Attempt, BodyState, ResponseBody, ResponseEvent, ResponseReader, may_move};
 use super::{
-    Closed, Code, Gateway, HeaderFlags, HeaderWriter, Key, Known, LinkId, LogLine, OVERLOADED_WAIT_MS, Receipt, Reset,
-    Side, Sink, Time, UNREACHABLE_WAIT_MS, Wire, translate,
+    Closed, Code, Gateway, HeaderFlags, HeaderWriter, Key, Known, LinkId, LogLine, OVERLOADED_WAIT_MS, Party, Receipt,
+    Reset, Sink, Time, UNREACHABLE_WAIT_MS, Wire, translate,
 };
 use crate::base::wire::{CloseReason, Security, Target};
 
@@ -71,12 +71,12 @@ impl Gateway {
             wire.counters().upstream_idle -= 1;
             wire.counters().upstream_reused += 1;
             exchange.upstream = Some(link);
-            self.sides.insert(link, Side::Serving(key));
+            self.parties.insert(link, Party::Serving(key));
             return self.begin(now, wire, key);
         }
         if pool.open >= self.settings.services[exchange.service].connections_max {
-            let reset = Reset { code: Code::OVERLOADED, receipt: Receipt::Refused, wait_ms: OVERLOADED_WAIT_MS };
-            return self.fail(wire, key, reset);
+            let receipt = exchange.receipt_unanswered();
+            return self.fail(wire, key, Reset { code: Code::OVERLOADED, receipt, wait_ms: OVERLOADED_WAIT_MS });
         }
         if let Kind::Http(http) = &mut exchange.kind {
             http.reused = false;
@@ -91,17 +91,17 @@ impl Gateway {
         exchange.connected = false;
         wire.counters().upstream_dialed += 1;
         wire.counters().upstream_open += 1;
-        self.sides.insert(link, Side::Serving(key));
+        self.parties.insert(link, Party::Serving(key));
     }
 
     /// The dialled connection is up.
     pub(super) fn upstream_opened<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId) {
-        match self.sides.get(link) {
-            Some(Side::Serving(key)) => {
+        match self.parties.get(link) {
+            Some(Party::Serving(key)) => {
                 let key = *key;
                 self.begin(now, wire, key);
             }
-            Some(Side::Trunk(_) | Side::Idle(_)) | None => wire.abort(link),
+            Some(Party::Trunk(_) | Party::Idle(_)) | None => wire.abort(link),
         }
     }
 
@@ -111,6 +111,7 @@ impl Gateway {
         let upstream = exchange.upstream.expect("the caller gave it one");
         exchange.connected = true;
         let Some(out) = wire.out(upstream) else { return };
+        let position = out.position();
         out.put(&exchange.held);
         match &mut exchange.kind {
             Kind::Tunnel => {
@@ -126,6 +127,7 @@ impl Gateway {
             }
             Kind::Http(http) => {
                 wire.counters().requests += 1;
+                http.position = position;
                 http.hold(&mut exchange.held, &[], true);
             }
         }
@@ -141,6 +143,7 @@ impl Gateway {
             Kind::Http(_) => service.response_timeout,
         };
         let until = exchange.connected.then_some(now + patience);
+        let until = [until, exchange.expires_at].into_iter().flatten().min();
         exchange.deadline.set(until, &mut self.timers, key);
     }
 
@@ -154,7 +157,8 @@ impl Gateway {
     pub(super) fn credit_trunk<W: Wire>(&mut self, now: Time, wire: &mut W, key: Key) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let bytes = std::mem::take(&mut exchange.uncredited_bytes);
-        if let (Some(Side::Trunk(trunk)), Some(out)) = (self.sides.get_mut(exchange.trunk), wire.out(exchange.trunk)) {
+        if let (Some(Party::Trunk(trunk)), Some(out)) = (self.parties.get_mut(exchange.trunk), wire.out(exchange.trunk))
+        {
             trunk.connection.consumed(now, exchange.stream, bytes, out);
         }
         self.extend_deadline(now, key);
@@ -234,10 +238,10 @@ impl Gateway {
         if reusable && complete && !self.draining && pool.idle.len() < self.settings.services[service].keepalive_max {
             pool.idle.push_back((link, now));
             wire.counters().upstream_idle += 1;
-            self.sides.insert(link, Side::Idle(service));
+            self.parties.insert(link, Party::Idle(service));
         } else {
             self.upstreams.gone(wire, service);
-            self.sides.remove(link);
+            self.parties.remove(link);
             wire.close(link);
         }
         self.settle(wire, key);
@@ -272,24 +276,24 @@ impl Gateway {
             if let (Kind::Tunnel, true) = (&exchange.kind, done) {
                 exchange.upstream = None;
                 self.upstreams.gone(wire, exchange.service);
-                self.sides.remove(link);
+                self.parties.remove(link);
                 return self.settle(wire, key);
             }
-            return self.upstream_failed(now, wire, key, closed.submitted > 0, "connection lost");
+            let submitted = !matches!(&exchange.kind, Kind::Http(http) if closed.submitted <= http.position);
+            return self.upstream_failed(now, wire, key, submitted, "connection lost");
         }
-        let retry = exchange.tries_left > 0;
+        let (retry, receipt) = (exchange.tries_left > 0, exchange.receipt_unanswered());
         let service = exchange.service;
         exchange.upstream = None;
         wire.counters().upstream_failed += 1;
         self.upstreams.gone(wire, service);
-        self.sides.remove(link);
+        self.parties.remove(link);
         if retry {
             return self.connect(now, wire, key, false);
         }
         let code = if let CloseReason::Os(errno) = closed.reason { i64::from(errno) } else { 0 };
         wire.log(LogLine { what: "upstream unreachable", link: Some(link), peer: None, code, detail: "errno" });
-        let reset = Reset { code: Code::UPSTREAM_UNREACHABLE, receipt: Receipt::Refused, wait_ms: UNREACHABLE_WAIT_MS };
-        self.fail(wire, key, reset);
+        self.fail(wire, key, Reset { code: Code::UPSTREAM_UNREACHABLE, receipt, wait_ms: UNREACHABLE_WAIT_MS });
     }
 
     /// An open upstream connection broke before the exchange was over: the request is moved if that is safe.
@@ -299,7 +303,7 @@ impl Gateway {
         wire.counters().upstream_failed += 1;
         self.upstreams.gone(wire, exchange.service);
         if let Some(link) = link {
-            self.sides.remove(link);
+            self.parties.remove(link);
         }
         exchange.paused = false;
         if let Kind::Http(http) = &mut exchange.kind {
@@ -311,6 +315,7 @@ impl Gateway {
             };
             if http.reused && may_move(&http.method, attempt) {
                 http.start_over();
+                http.attempted |= submitted;
                 exchange.connected = false;
                 wire.counters().upstream_moved += 1;
                 return self.connect(now, wire, key, false);
@@ -322,7 +327,7 @@ impl Gateway {
 
     /// A kept-alive connection is of no more use.
     pub(super) fn idle_lost<W: Wire>(&mut self, wire: &mut W, link: LinkId, close: bool) {
-        let Some(Side::Idle(service)) = self.sides.remove(link) else { return };
+        let Some(Party::Idle(service)) = self.parties.remove(link) else { return };
         self.upstreams.services[service].idle.retain(|(idle, _)| *idle != link);
         wire.counters().upstream_idle -= 1;
         self.upstreams.gone(wire, service);

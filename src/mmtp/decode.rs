@@ -38,7 +38,11 @@ pub fn header(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, Violation> {
     if stream == 0 && kind.has_stream() && kind != Kind::Credit {
         return Err(Violation::StreamZero);
     }
-    let Some((length, length_bytes)) = varint(&bytes[1 + stream_bytes..])? else { return Ok(None) };
+    let rest = &bytes[1 + stream_bytes..];
+    if rest.first().is_some_and(|first| first >> 6 == 3) {
+        return Err(Violation::FrameTooLarge); // eight bytes hold 2^30 at least: no need to gather them
+    }
+    let Some((length, length_bytes)) = varint(rest)? else { return Ok(None) };
     if length > kind.payload_bytes_max() as u64 {
         return Err(Violation::FrameTooLarge);
     }

@@ -57,7 +57,7 @@ codes! {
     NO_ROUTE = 22, "no_route", "No way to a gateway is up.";
     DRAINING = 23, "draining", "This end is about to stop.";
     INTERNAL = 24, "internal", "This end failed in a way that is not the peer's fault.";
-    REQUEST_INVALID = 25, "request_invalid", "The request is well-formed MMTP but cannot be represented or is not allowed.";
+    REQUEST_INVALID = 25, "request_invalid", "The request is well-formed but cannot be passed on, or is not allowed.";
     IDLE = 26, "idle", "Nothing happened for too long.";
     TRANSPORT_LOST = 27, "transport_lost", "The connection that carried the stream further on broke.";
 }

@@ -15,7 +15,7 @@ pub type Tag = u32;
 /// Largest number a variable-length integer holds (MMTP 3.2).
 pub const VARINT_MAX: u64 = (1 << 62) - 1;
 
-/// Longest frame header: type and flags, stream id of 8 bytes, length of 4 bytes (MMTP 3.1).
+/// Longest frame header: type and flags, stream id of 8 bytes, length of 4 bytes (MMTP 3.1, 3.4).
 pub const FRAME_HEADER_BYTES_MAX: usize = 13;
 
 /// Longest HELLO payload, in bytes (MMTP 4.1).

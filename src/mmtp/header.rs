@@ -25,7 +25,7 @@ pub const LABEL_BYTES_MAX: usize = 64;
 /// Longest short text of visible characters (request id, client address), in bytes (MMTP 7.2).
 pub const VISIBLE_BYTES_MAX: usize = 128;
 
-/// What kind of message a block belongs to (MMTP 7.4).
+/// What kind of message a block belongs to (MMTP 7.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Message {
     /// Opens a stream.
@@ -74,7 +74,9 @@ struct Row {
 }
 
 macro_rules! known_fields {
-    ($($name:ident = $id:literal, $http:literal, $syntax:expr, $place:ident, $repeats:literal, $pop_only:literal;)*) => {
+    ($(
+        $name:ident = $id:literal, $http:literal, $syntax:expr, $place:ident, $repeats:literal, $pop_only:literal;
+    )*) => {
         /// A field with a number (MMTP 7.2).
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         pub enum Known {
@@ -97,7 +99,8 @@ macro_rules! known_fields {
             /// The field that carries the HTTP field of this lower-case name.
             #[must_use]
             pub fn from_http_name(name: &[u8]) -> Option<Known> {
-                ROWS.iter().find(|row| !row.http_name.is_empty() && row.http_name.as_bytes() == name).map(|row| row.known)
+                let is_it = |row: &&Row| !name.is_empty() && row.http_name.as_bytes() == name;
+                ROWS.iter().find(is_it).map(|row| row.known)
             }
 
             fn row(self) -> &'static Row {
@@ -188,7 +191,7 @@ impl Known {
         self.row().syntax
     }
 
-    /// Whether only a POP may set it (MMTP 7.5).
+    /// Whether only a POP may set it (MMTP 7.4).
     #[must_use]
     pub fn is_pop_only(self) -> bool {
         self.row().pop_only
@@ -229,7 +232,7 @@ pub struct Field<'a> {
 }
 
 impl Field<'_> {
-    /// Whether only a POP may set it: to be dropped when anybody else did (MMTP 7.5).
+    /// Whether only a POP may set it: to be dropped when anybody else did (MMTP 7.4).
     #[must_use]
     pub fn is_pop_only(&self) -> bool {
         matches!(self.name, Name::Known(known) if known.is_pop_only())
@@ -261,7 +264,7 @@ pub struct HeaderBlock<'a> {
 
 impl<'a> HeaderBlock<'a> {
     /// Checks a block: every length, the number of fields, each name and value, what must and must not stand in this
-    /// kind of message (MMTP 7.1 to 7.4).
+    /// kind of message (MMTP 7.1 to 7.3).
     pub fn parse(bytes: &'a [u8], message: Message) -> Result<HeaderBlock<'a>, HeaderError> {
         if bytes.len() > HEADER_BLOCK_BYTES_MAX {
             return Err(HeaderError::TooLarge);

@@ -160,6 +160,25 @@ impl Settings {
         }
     }
 
+    /// Settings for `side` of a connection that carries the streams of many users between nodes that trust each other:
+    /// many streams, large windows, and credit of the connection back on arrival, so that no user's stall is another's.
+    #[must_use]
+    pub fn shared(side: Side, agent: Agent) -> Settings {
+        Settings {
+            streams_max: match side {
+                Side::Initiator => 0,
+                Side::Acceptor => 65_536,
+            },
+            stream_credit: 256 * 1024,
+            stream_credit_max: 4 * 1024 * 1024,
+            connection_credit: 64 * 1024 * 1024,
+            credit_policy: CreditPolicy::OnArrival,
+            churn_burst: 1 << 20,
+            churn_per_second: 1 << 17,
+            ..Settings::new(side, agent)
+        }
+    }
+
     /// Streams the peer may open, after the floor.
     pub(super) fn streams_max_granted(&self) -> u32 {
         match self.side {

@@ -1,9 +1,9 @@
 //! Two connections against each other under a seed: random splits, sizes, resets, stalls and full sinks.
 //!
 //! Each end has a user that keeps its own books. What must hold whatever happens: no byte is lost, duplicated or
-//! reordered on a stream that nobody reset; neither end ever catches the other breaking a rule, so credit and limits are
-//! never exceeded; events carry the tag their stream was given; and once every stream has ended nothing is left, neither
-//! slots nor queued bytes nor credit.
+//! reordered on a stream that nobody reset; neither end ever catches the other breaking a rule, so credit and limits
+//! are never exceeded; events carry the tag their stream was given; and once every stream has ended nothing is left,
+//! neither slots nor queued bytes nor credit.
 
 use core::time::Duration;
 use std::collections::BTreeMap;

@@ -112,7 +112,7 @@ pub(super) struct Stream {
     pub(super) place: Place,
 }
 
-const _: () = assert!(size_of::<Stream>() <= 104, "a stream that queues nothing is small");
+const _: () = assert!(size_of::<Stream>() <= 96, "a stream that queues nothing is small");
 
 impl Stream {
     pub(super) fn new(id: StreamId, tag: Tag, priority: u8, send: SendCredit, receive: ReceiveWindow) -> Stream {

@@ -1,8 +1,8 @@
 //! Whose turn it is to send: deficit round robin, weighted and ordered by priority (MMTP 8).
 //!
 //! Owns the lists of streams that have bytes and credit; never touches bytes or credit.
-//! In each round every such stream may send as many bytes as its priority weighs, better priorities first. A stream that
-//! comes late in a round still has its share of it, at once: a payment waits for the frame under way, not for the
+//! In each round every such stream may send as many bytes as its priority weighs, better priorities first. A stream
+//! that comes late in a round still has its share of it, at once: a payment waits for the frame under way, not for the
 //! round of every download. Nobody has more than its share in one round, so nobody starves.
 //! Invariant: a stream stands in at most one list, the one its `place` and priority name.
 

@@ -1,9 +1,9 @@
 //! The POP's half of the path: what arrives from terminals goes onto trunks, and back.
 //!
-//! Owns the clients, the trunks and the pairing of their streams ([`stream`]). Pure: bytes and time are handed in,
+//! Owns the clients, the trunks and the pairing of their streams (`stream`). Pure: bytes and time are handed in,
 //! bytes and wishes come out. Never touches a kernel, a clock or entropy, and holds payload only as far as credit that
 //! was granted allows.
-//! Invariant: every open stream of a client's connection and of a trunk's carries the tag of one live [`Stream`], and
+//! Invariant: every open stream of a client's connection and of a trunk's carries the tag of one live `Stream`, and
 //! a stream leaves the table only when neither side can name it any more.
 
 mod forward;
@@ -22,11 +22,19 @@ use crate::base::time::Time;
 use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Protocol, Role, Sink, Wire};
 use crate::mmtp::frame::PRIORITY_DEFAULT;
 use crate::mmtp::{
-    Code, ConnError, Connection, Event, HeaderBlock, HeaderError, HeaderFlags, OpenError, Receipt, Reset, Settings, Tag,
+    Code, ConnError, Connection, Event, HeaderBlock, HeaderError, HeaderFlags, OpenError, Receipt, Reset, Settings,
+    StreamId, Tag,
 };
 
 /// A tunnel whose bytes wait for its trunk is paused above this, and read again below half of it.
 const TUNNEL_QUEUE_BYTES_MAX: usize = 64 * 1024;
+
+/// A client that sends pieces as large as this has its round-trip time measured, so that its windows can grow.
+const BULK_BYTES: usize = 4096;
+
+/// The windows of a client's streams on trunks grow only while it has no more streams than this. A client that reads fast,
+/// and then no more, can make the POP hold what these windows add up to.
+const GROWING_STREAMS_MAX: usize = 8;
 
 /// What a client that is refused for want of capacity is asked to wait, in milliseconds.
 const OVERLOADED_WAIT_MS: u32 = 500;
@@ -51,7 +59,7 @@ pub struct RelaySettings {
 }
 
 /// What a link is to the relay.
-enum Side {
+enum Party {
     /// A client's opaque connection: one stream.
     Tunnel(Key),
     /// A client that speaks MMTP.
@@ -69,7 +77,7 @@ struct ClientSide {
 pub struct Relay {
     settings: RelaySettings,
     pool: Pool,
-    sides: SideTable<Side>,
+    parties: SideTable<Party>,
     streams: Slab<Stream>,
     /// Streams that wait for a trunk, oldest first; entries may be stale.
     waiting: VecDeque<Key>,
@@ -88,7 +96,7 @@ impl Relay {
         Relay {
             pool: Pool::new(settings.pool.clone(), prng),
             settings,
-            sides: SideTable::default(),
+            parties: SideTable::default(),
             streams: Slab::new(),
             waiting: VecDeque::new(),
             clients: 0,
@@ -183,7 +191,7 @@ impl Relay {
         let Some(stream) = self.streams.get_mut(key) else { return };
         match stream.client {
             Client::Stream(link, id) => {
-                if let (Some(Side::Client(client)), Some(out)) = (self.sides.get_mut(link), wire.out(link)) {
+                if let (Some(Party::Client(client)), Some(out)) = (self.parties.get_mut(link), wire.out(link)) {
                     client.connection.consumed(now, id, bytes, out);
                 }
             }
@@ -206,10 +214,11 @@ impl Relay {
         let Some(OnTrunk { trunk, stream, .. }) = self.streams.get(key).and_then(|stream| stream.on_trunk) else {
             return;
         };
+        let may_grow = may_grow(&self.streams, &self.parties, key);
         if let Some((connection, link)) = self.pool.connection(trunk)
             && let Some(out) = wire.out(link)
         {
-            connection.consumed(now, stream, bytes, out);
+            consumed(connection, now, stream, bytes, may_grow, out);
         }
     }
 
@@ -231,7 +240,7 @@ impl Relay {
                 wire.close(link);
             }
             Client::Stream(link, id) => {
-                let Some(Side::Client(client)) = self.sides.get(link) else { return };
+                let Some(Party::Client(client)) = self.parties.get(link) else { return };
                 if client.connection.queued(id) > 0 {
                     return;
                 }
@@ -250,7 +259,7 @@ impl Relay {
     }
 
     fn forget_tunnel<W: Wire>(&mut self, wire: &mut W, link: LinkId) {
-        if self.sides.remove(link).is_some() {
+        if self.parties.remove(link).is_some() {
             self.clients -= 1;
             wire.counters().tunnels_open -= 1;
         }
@@ -278,7 +287,7 @@ impl Relay {
                 wire.abort(link);
             }
             Client::Stream(link, id) => {
-                if let (Some(Side::Client(client)), Some(out)) = (self.sides.get_mut(link), wire.out(link)) {
+                if let (Some(Party::Client(client)), Some(out)) = (self.parties.get_mut(link), wire.out(link)) {
                     client.connection.reset(id, reset, out);
                 }
             }
@@ -328,7 +337,7 @@ impl Relay {
                     connection.start(out);
                 }
                 self.clients += 1;
-                self.sides.insert(link, Side::Client(Box::new(ClientSide { connection, address: opened.peer })));
+                self.parties.insert(link, Party::Client(Box::new(ClientSide { connection, address: opened.peer })));
             }
             Protocol::Opaque => self.tunnel_opened(now, wire, link, opened),
         }
@@ -347,19 +356,19 @@ impl Relay {
         self.clients += 1;
         wire.counters().tunnels_open += 1;
         let key = self.open(now, wire, Client::Tunnel(link), HeaderFlags::NONE, PRIORITY_DEFAULT);
-        self.sides.insert(link, Side::Tunnel(key));
+        self.parties.insert(link, Party::Tunnel(key));
     }
 
     fn client_bytes<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, mut input: &[u8]) {
         loop {
-            let Some(Side::Client(client)) = self.sides.get_mut(link) else { return };
+            let Some(Party::Client(client)) = self.parties.get_mut(link) else { return };
             match client.connection.receive(now, &mut input) {
                 Ok(None) => break,
                 Ok(Some(Event::Headers { stream, opened: true, block, flags, .. })) => {
                     let priority = block.priority();
                     let written = forward::request(&mut self.block, &block, client.address, &self.settings.pop_id);
                     let key = self.request_opened(now, wire, Client::Stream(link, stream), flags, priority, written);
-                    if let (Some(Side::Client(client)), Some(key)) = (self.sides.get_mut(link), key) {
+                    if let (Some(Party::Client(client)), Some(key)) = (self.parties.get_mut(link), key) {
                         client.connection.set_tag(stream, key.index);
                     }
                 }
@@ -367,6 +376,9 @@ impl Relay {
                     if let Some(key) = self.streams.key_at(tag) {
                         let sent = to_origin(&mut self.streams, &mut self.pool, wire, key, bytes, end);
                         if let Some(out) = wire.out(link) {
+                            if bytes.len() >= BULK_BYTES {
+                                client.connection.measure(now, out);
+                            }
                             client.connection.consumed(now, stream, sent, out);
                         }
                         self.settle(wire, key);
@@ -411,7 +423,7 @@ impl Relay {
 
     /// Lets a client's queued streams move on, and credits their trunks.
     fn drain_client<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId) {
-        let Some(Side::Client(client)) = self.sides.get_mut(link) else { return };
+        let Some(Party::Client(client)) = self.parties.get_mut(link) else { return };
         if !client.connection.has_queued() {
             return;
         }
@@ -430,7 +442,7 @@ impl Relay {
 
     fn client_violated<W: Wire>(&mut self, wire: &mut W, link: LinkId, error: ConnError) {
         wire.counters().mmtp_errors += 1;
-        let Some(Side::Client(client)) = self.sides.get_mut(link) else { return };
+        let Some(Party::Client(client)) = self.parties.get_mut(link) else { return };
         let (peer, code) = (Some(client.address), i64::from(error.code().0));
         wire.log(LogLine { what: "MMTP broken", link: Some(link), peer, code, detail: error.name() });
         if let Some(out) = wire.out(link) {
@@ -442,13 +454,13 @@ impl Relay {
 
     /// A client is gone: so is the wish for its answers.
     fn client_closed<W: Wire>(&mut self, wire: &mut W, link: LinkId) {
-        match self.sides.remove(link) {
-            Some(Side::Tunnel(key)) => {
+        match self.parties.remove(link) {
+            Some(Party::Tunnel(key)) => {
                 self.clients -= 1;
                 wire.counters().tunnels_open -= 1;
                 self.cancel(wire, key, Code::CANCELLED);
             }
-            Some(Side::Client(client)) => {
+            Some(Party::Client(client)) => {
                 self.clients -= 1;
                 for (_, tag) in client.connection.streams() {
                     if let Some(key) = self.streams.key_at(tag) {
@@ -456,7 +468,7 @@ impl Relay {
                     }
                 }
             }
-            Some(Side::Trunk(_)) | None => {}
+            Some(Party::Trunk(_)) | None => {}
         }
     }
 
@@ -469,16 +481,18 @@ impl Relay {
             match connection.receive(now, &mut input) {
                 Ok(None) => break,
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
-                    let taken = to_client(&mut self.streams, &mut self.sides, wire, tag, bytes, end);
+                    let taken = to_client(&mut self.streams, &mut self.parties, wire, tag, bytes, end);
+                    let may_grow =
+                        self.streams.key_at(tag).is_some_and(|key| may_grow(&self.streams, &self.parties, key));
                     if let Some(out) = wire.out(link) {
-                        connection.consumed(now, stream, taken, out);
+                        consumed(connection, now, stream, taken, may_grow, out);
                     }
                     if end && let Some(key) = self.streams.key_at(tag) {
                         self.settle(wire, key);
                     }
                 }
                 Ok(Some(Event::Headers { tag, block, flags, .. })) => {
-                    let ended = headers_to_client(&mut self.streams, &mut self.sides, wire, tag, &block, flags);
+                    let ended = headers_to_client(&mut self.streams, &mut self.parties, wire, tag, &block, flags);
                     if let Some(key) = ended {
                         self.settle(wire, key);
                     }
@@ -491,7 +505,7 @@ impl Relay {
                 }
                 Ok(Some(Event::Credit { .. })) => self.drain_trunk(now, wire, trunk),
                 Ok(Some(Event::Established)) => {
-                    self.pool.greeted(wire, trunk);
+                    self.pool.greeted(now, wire, trunk);
                     self.place_waiting(now, wire);
                 }
                 // A Reset follows for each stream that the gateway never took.
@@ -538,7 +552,7 @@ impl Relay {
 
     /// A trunk is gone: each of its streams ends with what is known of it.
     fn trunk_closed<W: Wire>(&mut self, now: Time, wire: &mut W, trunk: usize, link: LinkId, closed: Closed) {
-        self.sides.remove(link);
+        self.parties.remove(link);
         let code = match closed.reason {
             CloseReason::Os(errno) => i64::from(errno),
             CloseReason::Done | CloseReason::Protocol | CloseReason::Aborted | CloseReason::TimedOut => 0,
@@ -571,13 +585,13 @@ impl Relay {
 
     /// While draining: closes clients that have nothing left, then the trunks.
     fn drain_further<W: Wire>(&mut self, wire: &mut W) {
-        let idle = |(link, side): (LinkId, &mut Side)| match side {
-            Side::Client(client) if client.connection.open_streams() == 0 => Some(link),
-            Side::Client(_) | Side::Tunnel(_) | Side::Trunk(_) => None,
+        let idle = |(link, party): (LinkId, &mut Party)| match party {
+            Party::Client(client) if client.connection.open_streams() == 0 => Some(link),
+            Party::Client(_) | Party::Tunnel(_) | Party::Trunk(_) => None,
         };
-        let idle: Vec<LinkId> = self.sides.iter_mut().filter_map(idle).collect();
+        let idle: Vec<LinkId> = self.parties.iter_mut().filter_map(idle).collect();
         for link in idle {
-            self.sides.remove(link);
+            self.parties.remove(link);
             self.clients -= 1;
             wire.close(link);
         }
@@ -629,7 +643,7 @@ fn send_to_trunk<W: Wire>(
 /// Passes an origin's bytes on. Returns how many the trunk may be credited for now.
 fn to_client<W: Wire>(
     streams: &mut Slab<Stream>,
-    sides: &mut SideTable<Side>,
+    parties: &mut SideTable<Party>,
     wire: &mut W,
     tag: Tag,
     bytes: &[u8],
@@ -649,7 +663,7 @@ fn to_client<W: Wire>(
             if full { 0 } else { std::mem::take(&mut stream.uncredited_bytes) }
         }
         Client::Stream(link, id) => {
-            let (Some(Side::Client(client)), Some(out)) = (sides.get_mut(link), wire.out(link)) else {
+            let (Some(Party::Client(client)), Some(out)) = (parties.get_mut(link), wire.out(link)) else {
                 return bytes.len();
             };
             client.connection.send_data(id, bytes, end, out).unwrap_or(bytes.len())
@@ -657,10 +671,37 @@ fn to_client<W: Wire>(
     }
 }
 
+/// Whether the window of a stream on its trunk may grow.
+fn may_grow(streams: &Slab<Stream>, parties: &SideTable<Party>, key: Key) -> bool {
+    match streams.get(key).map(|stream| stream.client) {
+        Some(Client::Tunnel(_)) => true,
+        Some(Client::Stream(link, _)) => match parties.get(link) {
+            Some(Party::Client(client)) => client.connection.open_streams() <= GROWING_STREAMS_MAX,
+            Some(Party::Tunnel(_) | Party::Trunk(_)) | None => false,
+        },
+        None => false,
+    }
+}
+
+fn consumed(
+    connection: &mut Connection,
+    now: Time,
+    stream: StreamId,
+    bytes: usize,
+    may_grow: bool,
+    out: &mut impl Sink,
+) {
+    if may_grow {
+        connection.consumed(now, stream, bytes, out);
+    } else {
+        connection.consumed_as_is(now, stream, bytes, out);
+    }
+}
+
 /// Passes the headers of an answer on. Returns the stream when its direction ended with them.
 fn headers_to_client<W: Wire>(
     streams: &mut Slab<Stream>,
-    sides: &mut SideTable<Side>,
+    parties: &mut SideTable<Party>,
     wire: &mut W,
     tag: Tag,
     block: &HeaderBlock<'_>,
@@ -677,7 +718,7 @@ fn headers_to_client<W: Wire>(
             }
         }
         Client::Stream(link, id) => {
-            if let (Some(Side::Client(client)), Some(out)) = (sides.get_mut(link), wire.out(link)) {
+            if let (Some(Party::Client(client)), Some(out)) = (parties.get_mut(link), wire.out(link)) {
                 // It fails only for a stream that the client gave up, whose cancellation is on its way.
                 let _ = client.connection.send_headers(id, block.bytes(), flags, out);
             }
@@ -691,7 +732,7 @@ impl<W: Wire> Role<W> for Relay {
         match opened.origin {
             Origin::Dialed { tag } => {
                 let trunk = tag as usize;
-                self.sides.insert(link, Side::Trunk(trunk));
+                self.parties.insert(link, Party::Trunk(trunk));
                 self.pool.opened(now, wire, trunk, link);
             }
             Origin::Accepted { .. } => self.client_opened(now, wire, link, opened),
@@ -699,13 +740,13 @@ impl<W: Wire> Role<W> for Relay {
     }
 
     fn bytes(&mut self, now: Time, wire: &mut W, link: LinkId, bytes: &[u8]) {
-        match self.sides.get(link) {
-            Some(Side::Tunnel(key)) => {
+        match self.parties.get(link) {
+            Some(Party::Tunnel(key)) => {
                 let key = *key;
                 to_origin(&mut self.streams, &mut self.pool, wire, key, bytes, false);
             }
-            Some(Side::Client(_)) => self.client_bytes(now, wire, link, bytes),
-            Some(Side::Trunk(trunk)) => {
+            Some(Party::Client(_)) => self.client_bytes(now, wire, link, bytes),
+            Some(Party::Trunk(trunk)) => {
                 let trunk = *trunk;
                 self.trunk_bytes(now, wire, trunk, bytes);
             }
@@ -714,31 +755,31 @@ impl<W: Wire> Role<W> for Relay {
     }
 
     fn ended(&mut self, _now: Time, wire: &mut W, link: LinkId) {
-        match self.sides.get(link) {
-            Some(Side::Tunnel(key)) => {
+        match self.parties.get(link) {
+            Some(Party::Tunnel(key)) => {
                 let key = *key;
                 to_origin(&mut self.streams, &mut self.pool, wire, key, &[], true);
                 self.settle(wire, key);
             }
             // MMTP ends streams, not directions: a side that stops sending is leaving.
-            Some(Side::Client(_)) => {
+            Some(Party::Client(_)) => {
                 self.client_closed(wire, link);
                 wire.close(link);
             }
-            Some(Side::Trunk(_)) => wire.close(link),
+            Some(Party::Trunk(_)) => wire.close(link),
             None => {}
         }
     }
 
     fn room(&mut self, now: Time, wire: &mut W, link: LinkId) {
-        match self.sides.get(link) {
-            Some(Side::Tunnel(key)) => {
+        match self.parties.get(link) {
+            Some(Party::Tunnel(key)) => {
                 let key = *key;
                 let bytes = self.streams.get_mut(key).map_or(0, |stream| std::mem::take(&mut stream.uncredited_bytes));
                 self.credit_trunk(now, wire, key, bytes);
             }
-            Some(Side::Client(_)) => self.drain_client(now, wire, link),
-            Some(Side::Trunk(trunk)) => {
+            Some(Party::Client(_)) => self.drain_client(now, wire, link),
+            Some(Party::Trunk(trunk)) => {
                 let trunk = *trunk;
                 self.drain_trunk(now, wire, trunk);
             }
@@ -754,6 +795,12 @@ impl<W: Wire> Role<W> for Relay {
     }
 
     fn pass_ended(&mut self, _now: Time, wire: &mut W) {
+        // Entries of streams that were given up while they waited.
+        while let Some(key) = self.waiting.front()
+            && self.streams.get(*key).is_none_or(|stream| stream.waiting.is_none())
+        {
+            self.waiting.pop_front();
+        }
         if self.draining {
             self.drain_further(wire);
         }
@@ -772,8 +819,8 @@ impl<W: Wire> Role<W> for Relay {
     fn drain(&mut self, _now: Time, wire: &mut W, _until: Time) {
         self.draining = true;
         let wait_ms = u32::try_from(self.settings.goaway_wait.as_millis()).unwrap_or(u32::MAX);
-        for (link, side) in self.sides.iter_mut() {
-            if let (Side::Client(client), Some(out)) = (side, wire.out(link)) {
+        for (link, party) in self.parties.iter_mut() {
+            if let (Party::Client(client), Some(out)) = (party, wire.out(link)) {
                 client.connection.goaway(Code::DRAINING, wait_ms, wait_ms, out);
             }
         }

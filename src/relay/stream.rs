@@ -1,7 +1,7 @@
 //! One stream on its way through the POP: the pairing of a client's stream with a trunk's.
 //!
 //! Owns the pairing and, while no trunk takes the stream, what the client has sent of it. Never holds payload otherwise.
-//! Invariant: `trunk` is some exactly when `waiting` is none.
+//! Invariant: `on_trunk` is some exactly when `waiting` is none.
 
 use crate::base::time::Time;
 use crate::base::wire::{LinkId, Wire};

@@ -13,10 +13,10 @@ pub struct Errno(pub i32);
 impl Errno {
     /// The provided buffers are used up.
     pub const NO_BUFFERS: Errno = Errno(libc::ENOBUFS);
-    /// The operation was cancelled.
-    pub const CANCELED: Errno = Errno(libc::ECANCELED);
     /// The peer reset the connection.
     pub const RESET: Errno = Errno(libc::ECONNRESET);
+    /// The operation was cancelled.
+    pub const CANCELED: Errno = Errno(libc::ECANCELED);
 }
 
 impl From<std::io::Error> for Errno {

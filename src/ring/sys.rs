@@ -154,15 +154,27 @@ impl Queue {
         }
     }
 
-    /// Submits, then waits for one completion at least, or for `timeout`.
-    pub(super) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    /// Whether the kernel can wait a little for a fuller batch (Linux 6.12).
+    pub(super) fn can_batch(&self) -> bool {
+        self.ring.params().is_feature_min_timeout()
+    }
+
+    /// Submits, then waits for one completion at least, or for `timeout`. With `batch` it returns before that only once
+    /// so many completions are there, or after so many microseconds with fewer.
+    pub(super) fn enter(&mut self, timeout: Option<Duration>, batch: Option<(usize, u32)>) -> io::Result<()> {
         self.push_overflow();
         let result = match timeout {
             None => self.ring.submit_and_wait(1),
             Some(Duration::ZERO) => self.ring.submitter().submit_with_args(0, &SubmitArgs::new()),
             Some(timeout) => {
                 let timespec = Timespec::from(timeout);
-                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
+                let args = SubmitArgs::new().timespec(&timespec);
+                match batch {
+                    None => self.ring.submitter().submit_with_args(1, &args),
+                    Some((count, wait_us)) => {
+                        self.ring.submitter().submit_with_args(count, &args.min_wait_usec(wait_us))
+                    }
+                }
             }
         };
         match result {
@@ -232,7 +244,7 @@ impl Drop for Queue {
         self.push(opcode::AsyncCancel2::new(CancelBuilder::any()).build(), Token::new(Kind::Unwatched, nobody));
         let mut tries = 0;
         while self.out > 0 && tries < 100 {
-            let _ = self.enter(Some(Duration::from_millis(10)));
+            let _ = self.enter(Some(Duration::from_millis(10)), None);
             while let Some(raw) = self.reap() {
                 if let Some(lease) = raw.lease {
                     self.give_back(lease);

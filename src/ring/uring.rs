@@ -24,6 +24,36 @@ pub struct Uring {
     waker: Waker,
     origin: Instant,
     now: Time,
+    batching: Batching,
+}
+
+/// Most completions that a prolonged wait asks for.
+const BATCH_COMPLETIONS_MAX: u64 = 64;
+
+/// The gap before anything was seen.
+const IDLE_GAP_NANOS: u64 = 1_000_000_000;
+
+/// Decides when waiting a little for a fuller batch pays.
+struct Batching {
+    wait_us: u32,
+    /// Mean time between completions, in nanoseconds, over the last few passes.
+    gap_nanos: u64,
+}
+
+impl Batching {
+    /// How many completions to ask for within which time; none when fewer than two are to be expected.
+    fn plan(&self) -> Option<(usize, u32)> {
+        let expected = u64::from(self.wait_us) * 1000 / self.gap_nanos.max(1);
+        (expected >= 2).then(|| (expected.min(BATCH_COMPLETIONS_MAX) as usize, self.wait_us))
+    }
+
+    /// A pass took `nanos` from the last one and brought so many completions.
+    fn passed(&mut self, nanos: u64, completions: usize) {
+        let gap_nanos = nanos / (completions as u64).max(1);
+        // An idle spell counts at once, so that the first requests after it do not wait.
+        let is_idle = gap_nanos > u64::from(self.wait_us) * 1000;
+        self.gap_nanos = if is_idle { gap_nanos } else { (3 * self.gap_nanos + gap_nanos) / 4 };
+    }
 }
 
 impl Uring {
@@ -35,7 +65,9 @@ impl Uring {
     pub fn new(settings: &RingSettings, origin: Instant) -> Result<Uring, RingError> {
         let queue = Queue::new(settings).map_err(|(step, error)| RingError::refused(step, error))?;
         let waker = Waker::new().map_err(|error| RingError::refused("eventfd", error))?;
-        let mut ring = Uring { queue, waker, origin, now: Time::ZERO };
+        let wait_us = if queue.can_batch() { settings.batch_wait_us } else { 0 };
+        let batching = Batching { wait_us, gap_nanos: IDLE_GAP_NANOS };
+        let mut ring = Uring { queue, waker, origin, now: Time::ZERO, batching };
         ring.prove()?;
         ring.queue.push_poll(ring.waker.fd(), NOBODY);
         ring.tick();
@@ -64,7 +96,7 @@ impl Uring {
         let (mut received, mut ended) = (Vec::new(), None);
         let mut closing = false;
         for _ in 0..100 {
-            self.queue.enter(Some(Duration::from_millis(20))).map_err(refused)?;
+            self.queue.enter(Some(Duration::from_millis(20)), None).map_err(refused)?;
             while let Some(raw) = self.queue.reap() {
                 if let Some(mut lease) = raw.lease {
                     received.extend_from_slice(self.queue.bytes(&mut lease));
@@ -138,17 +170,20 @@ impl Ring for Uring {
     }
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion<Lease>>) -> Result<(), RingError> {
+        let (before, had) = (self.now, completions.len());
         let timeout = until.map(|until| {
             self.tick();
             until.since(self.now)
         });
-        self.queue.enter(timeout).map_err(|error| RingError::Broken(error.into()))?;
+        self.queue.enter(timeout, self.batching.plan()).map_err(|error| RingError::Broken(error.into()))?;
         self.tick();
         while let Some(raw) = self.queue.reap() {
             if let Some(completion) = self.translate(raw) {
                 completions.push(completion);
             }
         }
+        let nanos = self.now.as_nanos() - before.as_nanos();
+        self.batching.passed(nanos, completions.len() - had);
         Ok(())
     }
 
@@ -221,7 +256,8 @@ mod tests {
 
     type Seen = Vec<Completion<Lease>>;
 
-    const SMALL: RingSettings = RingSettings { submissions: 8, completions: 16, buffers: 4, buffer_bytes: 64 };
+    const SMALL: RingSettings =
+        RingSettings { submissions: 8, completions: 16, buffers: 4, buffer_bytes: 64, batch_wait_us: 0 };
 
     fn ring(settings: &RingSettings) -> Uring {
         Uring::new(settings, Instant::now()).expect("the machine that runs the tests has io_uring")
@@ -362,6 +398,19 @@ mod tests {
         assert_eq!(shut, 200);
         assert_eq!(ring.queue.overflowed(), 0, "the kernel keeps overflow for us and drops nothing");
         ring.close(fd, false);
+    }
+
+    #[test]
+    fn only_a_steady_stream_of_completions_is_waited_for() {
+        let mut batching = Batching { wait_us: 50, gap_nanos: IDLE_GAP_NANOS };
+        assert_eq!(batching.plan(), None);
+        for _ in 0..100 {
+            batching.passed(40_000, 8); // one each 5 microseconds
+        }
+        assert_eq!(batching.plan(), Some((10, 50)));
+        batching.passed(10_000_000, 1);
+        assert_eq!(batching.plan(), None, "after an idle spell the first request goes at once");
+        assert_eq!(Batching { wait_us: 0, gap_nanos: 1 }.plan(), None);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The configuration of a POP and of a gateway: read from TOML, checked as a whole, every mistake told at once.
 //!
-//! Owns the keys, their defaults and their limits (documented for users in `docs/CONFIG.md`). Opens no socket and
-//! starts nothing. Invariant: a [`PopConfig`] or [`GatewayConfig`] that exists is usable: its files were read, its
-//! keys fit their certificates, its numbers are within limits. Only what the kernel decides later can still fail, such
-//! as an address in use ([`Problem::from_bind`]).
+//! Owns the keys and their limits, documented for users in `docs/CONFIG.md`; the defaults are in [`super::defaults`].
+//! Opens no socket and starts nothing. Invariant: a [`PopConfig`] or [`GatewayConfig`] that was read is usable: its
+//! files were read, its keys fit their certificates, its numbers are within limits. Only what the kernel decides later
+//! can still fail, such as an address in use ([`Problem::from_bind`]).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use toml::de::DeTable;
 
 use super::certificates::{Authorities, Identity, is_server_name, located, read_bounded};
+use super::defaults::{self, Side};
 use super::problems::{Place, Problem, Problems};
 use super::process;
 use super::section::{AddressUse, Located, Section, line_of};
@@ -22,24 +23,11 @@ const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// Longest name of a process, gateway or service, in bytes: it travels in header blocks and log lines.
 pub const NAME_BYTES_MAX: usize = 64;
 
-/// Descriptors a process needs besides connections: rings, listeners, trunks, files, the admin address.
-const DESCRIPTORS_RESERVED: u64 = 512;
-
-/// Accepted connections per worker when nothing is said and descriptors allow it: about 256 MiB of idle connections.
-const CLIENTS_DEFAULT_MAX: u64 = 65_536;
-
 /// Most connections of one worker: they must fit a slab and a token.
 const CLIENTS_LIMIT: u64 = 1_000_000;
 
-/// Streams per worker when nothing is said: every client a tunnel, and as many MMTP streams again.
-const STREAMS_DEFAULT_MAX: usize = 2 * CLIENTS_DEFAULT_MAX as usize;
-
 /// Most streams of one worker: they must fit a slab and a tag.
 const STREAMS_LIMIT: u64 = 16_000_000;
-
-/// Connections to the upstreams of one service when descriptors allow it: a little over half of the local ports
-/// Linux uses by default, so that another service still finds some.
-const UPSTREAM_CONNECTIONS_DEFAULT_MAX: u64 = 16_384;
 
 /// Most buffers in a provided-buffer ring: the kernel's limit (io_uring_register_buf_ring(3)).
 const BUFFERS_LIMIT: u64 = 32_768;
@@ -162,7 +150,7 @@ pub struct Backbone {
     pub identity: Identity,
     /// Trunks per worker and gateway: `trunks_per_core`.
     pub trunks_per_core: usize,
-    /// How often a quiet trunk is pinged; one that stays silent for three of these is given up: `heartbeat_interval`.
+    /// How often a trunk is pinged; one that stays silent for three of these is given up: `heartbeat_interval`.
     pub heartbeat_interval: Duration,
     /// Wait before the first redial: `backoff_min`.
     pub backoff_min: Duration,
@@ -424,18 +412,6 @@ struct Reader<'r> {
     here: &'r Surroundings,
 }
 
-/// Defaults that differ between POP and gateway.
-struct Timeouts {
-    connect: Duration,
-    idle: Duration,
-}
-
-/// Trunks go far away and shake hands; clients may be silent for as long as a phone sleeps.
-const POP_TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(5), idle: Duration::from_secs(600) };
-
-/// Upstreams are near and speak plain TCP; a trunk without heartbeats is dead.
-const GATEWAY_TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(2), idle: Duration::from_secs(60) };
-
 /// What POP and gateway have in common.
 struct Common {
     id: Option<String>,
@@ -460,7 +436,7 @@ impl Reader<'_> {
     }
 
     fn pop(&mut self, mut root: Section<'_>) -> Option<PopConfig> {
-        let common = self.common(&mut root, &POP_TIMEOUTS);
+        let common = self.common(&mut root, Side::Pop);
         let listeners = self.listeners(&mut root);
         let backbone = self.backbone(&mut root);
         let taken = listeners.iter().flatten().flat_map(|(_, addresses)| addresses);
@@ -481,7 +457,7 @@ impl Reader<'_> {
     }
 
     fn gateway(&mut self, mut root: Section<'_>) -> Option<GatewayConfig> {
-        let common = self.common(&mut root, &GATEWAY_TIMEOUTS);
+        let common = self.common(&mut root, Side::Gateway);
         let upstream = self.upstream(&mut root, common.cores.as_ref().map_or(1, Vec::len));
         let listener = self.trunk_listener(&mut root);
         let services = self.services(&mut root);
@@ -503,14 +479,14 @@ impl Reader<'_> {
         })
     }
 
-    fn common(&mut self, root: &mut Section<'_>, timeouts: &Timeouts) -> Common {
+    fn common(&mut self, root: &mut Section<'_>, side: Side) -> Common {
         let id = self.name(root, "id", "write a name for this process, such as id = \"pop-1\"");
         let cores = self.cores(root);
         let worker_count = cores.as_ref().map_or(1, Vec::len);
         let problems = &mut self.problems;
-        let drain_timeout = root.duration(problems, "drain_timeout", 25 * SECOND, Duration::ZERO..=HOUR);
-        let goaway_wait = root.duration(problems, "goaway_wait", SECOND, Duration::ZERO..=HOUR);
-        let worker = self.worker(root, worker_count, timeouts);
+        let drain_timeout = root.duration(problems, "drain_timeout", defaults::DRAIN_TIMEOUT, Duration::ZERO..=HOUR);
+        let goaway_wait = root.duration(problems, "goaway_wait", defaults::GOAWAY_WAIT, Duration::ZERO..=HOUR);
+        let worker = self.worker(root, worker_count, side);
         Common {
             id: id.map(|id| id.value),
             cores,
@@ -573,17 +549,9 @@ impl Reader<'_> {
         Some(cores)
     }
 
-    fn worker(&mut self, root: &mut Section<'_>, worker_count: usize, timeouts: &Timeouts) -> WorkerConfig {
-        let share = self.descriptors_per_worker(worker_count);
-        let default = WorkerConfig {
-            clients_max: share.clamp(64, CLIENTS_DEFAULT_MAX) as usize,
-            streams_max: STREAMS_DEFAULT_MAX,
-            buffers: 1024,
-            buffer_bytes: 16 * 1024,
-            handshake_timeout: 10 * SECOND,
-            connect_timeout: timeouts.connect,
-            idle_timeout: timeouts.idle,
-        };
+    fn worker(&mut self, root: &mut Section<'_>, worker_count: usize, side: Side) -> WorkerConfig {
+        let share = self.here.descriptors_per_worker(worker_count);
+        let default = WorkerConfig::of(side, self.here, worker_count);
         let problems = &mut self.problems;
         let Some(mut section) = root.table(problems, "worker") else { return default };
         let clients = section.number(problems, "clients_max", 1..=CLIENTS_LIMIT);
@@ -716,10 +684,11 @@ impl Reader<'_> {
         let gateways = self.gateways(&mut section);
         let problems = &mut self.problems;
         let trunks = section.number(problems, "trunks_per_core", 1..=64);
-        let heartbeat_interval = section.duration(problems, "heartbeat_interval", 2 * SECOND, 100 * MILLISECOND..=HOUR);
-        let backoff_min = section.duration(problems, "backoff_min", 100 * MILLISECOND, 10 * MILLISECOND..=MINUTE);
-        let backoff_max = section.duration(problems, "backoff_max", SECOND, 10 * MILLISECOND..=HOUR);
-        let wait_for_trunk = section.duration(problems, "wait_for_trunk", 2 * SECOND, Duration::ZERO..=MINUTE);
+        let mut wait = |key, default, range| section.duration(problems, key, default, range);
+        let heartbeat_interval = wait("heartbeat_interval", defaults::HEARTBEAT_INTERVAL, 100 * MILLISECOND..=HOUR);
+        let backoff_min = wait("backoff_min", defaults::BACKOFF_MIN, 10 * MILLISECOND..=MINUTE);
+        let backoff_max = wait("backoff_max", defaults::BACKOFF_MAX, 10 * MILLISECOND..=HOUR);
+        let wait_for_trunk = wait("wait_for_trunk", defaults::WAIT_FOR_TRUNK, Duration::ZERO..=MINUTE);
         if backoff_min > backoff_max {
             let what = "backoff_max is less than backoff_min";
             problems.error(&section.place_of("backoff_max"), what, "raise backoff_max or lower backoff_min");
@@ -728,7 +697,7 @@ impl Reader<'_> {
         Some(Backbone {
             ca: ca?,
             identity: identity?,
-            trunks_per_core: trunks.map_or(2, |found| found.value as usize),
+            trunks_per_core: trunks.map_or(defaults::TRUNKS_PER_CORE, |found| found.value as usize),
             heartbeat_interval,
             backoff_min,
             backoff_max,
@@ -769,13 +738,7 @@ impl Reader<'_> {
     }
 
     fn upstream(&mut self, root: &mut Section<'_>, worker_count: usize) -> UpstreamConfig {
-        let share = self.descriptors_per_worker(worker_count) / 2;
-        let default = UpstreamConfig {
-            connections_max: share.clamp(64, UPSTREAM_CONNECTIONS_DEFAULT_MAX) as usize,
-            response_timeout: MINUTE,
-            keepalive_max: 64,
-            keepalive_timeout: 4 * SECOND,
-        };
+        let default = UpstreamConfig::of(self.here, worker_count);
         let problems = &mut self.problems;
         let Some(mut section) = root.table(problems, "upstream") else { return default };
         let connections = section.number(problems, "connections_max", 1..=CLIENTS_LIMIT);
@@ -790,11 +753,6 @@ impl Reader<'_> {
             keepalive_max: keepalive_max.map_or(default.keepalive_max, |found| found.value as usize),
             keepalive_timeout,
         }
-    }
-
-    /// What is left of the limit of descriptors for connections of one worker.
-    fn descriptors_per_worker(&self, worker_count: usize) -> u64 {
-        self.here.descriptors.saturating_sub(DESCRIPTORS_RESERVED) / worker_count.max(1) as u64
     }
 
     fn services(&mut self, root: &mut Section<'_>) -> Option<Vec<Service>> {
@@ -868,7 +826,7 @@ impl Reader<'_> {
 
 fn backlog(section: &mut Section<'_>, problems: &mut Problems) -> u32 {
     let found = section.number(problems, "backlog", 1..=65_535);
-    found.and_then(|found| u32::try_from(found.value).ok()).unwrap_or(4096)
+    found.and_then(|found| u32::try_from(found.value).ok()).unwrap_or(defaults::BACKLOG)
 }
 
 /// A host with or without a port (RFC 9110 section 7.2), in the characters that need no care in a head.

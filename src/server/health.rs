@@ -103,6 +103,9 @@ pub struct HealthAt<'h> {
 
 impl State for HealthAt<'_> {
     fn live(&self) -> Result<(), String> {
+        if self.health.flags.draining.load(Ordering::Relaxed) {
+            return Ok(()); // workers that are done fall silent one by one
+        }
         for (index, worker) in self.health.workers.iter().enumerate() {
             let silent = self.now.saturating_duration_since(worker.heard);
             if silent > LIVE_WITHIN {

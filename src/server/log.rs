@@ -159,7 +159,9 @@ where
         })?,
         None => EnvFilter::new(config.level.as_str()),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
+    // A line that cannot be written (disk full) is lost: telling so by `eprintln!`, as the library would, panics.
+    let builder = tracing_subscriber::fmt().log_internal_errors(false);
+    let builder = builder.with_env_filter(filter).with_writer(writer).with_target(false);
     Ok(match config.format {
         LogFormat::Text => Box::new(builder.with_ansi(false).finish()),
         LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),

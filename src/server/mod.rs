@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod certificates;
 pub mod config;
+pub mod defaults;
 pub mod health;
 pub mod listen;
 pub mod log;

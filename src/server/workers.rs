@@ -28,7 +28,7 @@ pub struct ListenPlan {
 /// What all workers of a process have in common.
 #[derive(Clone)]
 pub struct WorkersPlan {
-    /// Cores, one worker each. None: as many workers as asked for by `count`, not pinned.
+    /// One worker each: the core it is pinned to, or none.
     pub cores: Vec<Option<usize>>,
     /// Addresses; the index of each is the listener's index for roles and [`TlsSettings`].
     pub listen: Vec<ListenPlan>,

@@ -3,6 +3,7 @@
 //! Owns the links and the role. Never enters the kernel: what needs it is left in `links.requests`, `links.dirty` and
 //! `dying` for the worker. Invariant: a role hears `opened` before anything else of a link, and `closed` once, last.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use super::shared::Shared;
 use super::socket::{Ending, Link, Phase, Receiving};
 use crate::base::time::Time;
 use crate::base::timers::Timers;
-use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Protocol, Role, Wire};
+use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Protocol, Role, Security, Sink, Wire};
 use crate::relay::proxy_protocol;
-use crate::ring::Fd;
-use crate::tls::{self, Established, Received, TlsError};
+use crate::ring::{Fd, Token};
+use crate::tls::{self, Established, Received, Session, TlsError};
 
 pub(super) struct Engine<L> {
     pub(super) now: Time,
@@ -41,6 +42,61 @@ impl<L: Role<Links>> Engine<L> {
             shared,
             dying: Vec::new(),
             replies: Vec::new(),
+        }
+    }
+
+    // ---- beginnings ----
+
+    /// The link that a completion is for.
+    pub(super) fn find(&mut self, token: Token) -> Option<LinkId> {
+        let found = self.links.slab.key_at(token.slot()).filter(|key| token.names(*key));
+        if found.is_none() {
+            self.links.counters.stale_completions += 1;
+        }
+        found
+    }
+
+    /// A link for a connection that was accepted; `None` when its session cannot be made.
+    pub(super) fn start_accepted(&mut self, fd: Fd, listener: usize, peer: SocketAddr) -> Option<LinkId> {
+        let session = match Session::server(&self.settings.tls.listeners[listener]) {
+            Ok(session) => session,
+            Err(error) => {
+                self.links.counters.handshakes_failed += 1;
+                self.shared.drop_load(self.settings.index);
+                let detail = error.detail();
+                self.links.log(LogLine { what: "no TLS session", link: None, peer: Some(peer), code: 0, detail });
+                return None;
+            }
+        };
+        let preamble = self.settings.listeners[listener].proxy_protocol;
+        let phase = if preamble { Phase::Preamble } else { Phase::Handshaking };
+        let mut link = Link::new(phase, Origin::Accepted { listener }, Security::Plain, peer);
+        link.fd = Some(fd);
+        link.lane.session = Some(Box::new(session));
+        let key = self.links.slab.insert(link);
+        self.links.counters.links_open += 1;
+        self.links.counters.connections_open += 1;
+        let deadline = self.now + self.settings.handshake_timeout;
+        let link = self.links.slab.get_mut(key).expect("just inserted");
+        link.deadline.set(Some(deadline), &mut self.timers, key);
+        Some(key)
+    }
+
+    /// A dial has connected: under TLS the handshake starts, else the role's bytes may flow.
+    pub(super) fn start_dialed(&mut self, key: LinkId) {
+        let link = self.links.touch(key).expect("the caller found it");
+        let Security::Trunk { gateway } = link.security else {
+            link.phase = Phase::Open;
+            self.opened(key, Protocol::Opaque);
+            return;
+        };
+        let (settings, name) = &self.settings.tls.gateways[gateway];
+        match Session::client(settings, name, &mut link.lane.filling) {
+            Ok(session) => {
+                link.phase = Phase::Handshaking;
+                link.lane.session = Some(Box::new(session));
+            }
+            Err(_) => self.kill(key, CloseReason::Protocol, false),
         }
     }
 
@@ -186,6 +242,7 @@ impl<L: Role<Links>> Engine<L> {
         } else {
             self.links.counters.handshakes_full += 1;
         }
+        self.links.counters.handshakes_retried += u64::from(established.retried);
         let protocol = established.protocol;
         self.links.slab.get_mut(key).expect("the caller found it").phase = Phase::Open;
         self.opened(key, protocol);
@@ -286,7 +343,10 @@ impl<L: Role<Links>> Engine<L> {
         let dialed = matches!(link.origin, Origin::Dialed { .. }) && !link.told_closed;
         link.told_closed = true;
         if was_open || dialed {
-            let closed = Closed { origin: link.origin, was_open, reason, submitted: link.lane.submitted };
+            // What a retiring link was given before still goes out.
+            let is_retiring = link.phase == Phase::Retiring;
+            let submitted = if is_retiring { link.lane.position() } else { link.lane.submitted };
+            let closed = Closed { origin: link.origin, was_open, reason, submitted };
             self.role.closed(self.now, &mut self.links, key, closed);
         }
     }
@@ -295,7 +355,11 @@ impl<L: Role<Links>> Engine<L> {
     /// still, since a peer that reads slowly is owed them; without, as long as the peer's end is worth.
     fn patience(&self, key: LinkId) -> Duration {
         let pending = self.links.slab.get(key).is_some_and(|link| link.lane.pending_bytes() > 0);
-        if pending { self.settings.idle_timeout.max(self.settings.linger_timeout) } else { self.settings.linger_timeout }
+        if pending {
+            self.settings.idle_timeout.max(self.settings.linger_timeout)
+        } else {
+            self.settings.linger_timeout
+        }
     }
 
     /// Ends a link gently: what was put is sent, the peer's end is awaited for a while. The role hears of it now.

@@ -13,10 +13,10 @@ use crate::base::slab::Slab;
 use crate::base::wire::{LinkId, LogLine, Origin, Target, Wire};
 
 /// Spare send buffers kept for reuse.
-const SPARE_COUNT_MAX: usize = 256;
+const SPARE_COUNT_MAX: usize = 128;
 
 /// A spare buffer larger than this is freed instead of kept.
-const SPARE_BYTES_MAX: usize = 256 * 1024;
+const SPARE_BYTES_MAX: usize = 64 * 1024;
 
 /// Something a role asked for that needs the kernel.
 #[derive(Clone, Copy, Debug)]

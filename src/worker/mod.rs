@@ -21,13 +21,12 @@ use std::time::Duration;
 
 use self::engine::Engine;
 use self::links::Request;
-use self::socket::{Ending, Link, Phase, Receiving};
+use self::socket::{Ending, Phase, Receiving};
 use crate::base::counters::Counters;
 use crate::base::slab::Key;
 use crate::base::time::Time;
-use crate::base::wire::{CloseReason, LinkId, LogLine, Origin, Protocol, Role, Security, Sink, Wire};
+use crate::base::wire::{CloseReason, LinkId, LogLine, Role, Sink, Wire};
 use crate::ring::{Completion, Errno, Fd, Outcome, Ring, RingError, Token};
-use crate::tls::Session;
 
 /// How often the counters are published while there is nothing else to do.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
@@ -88,7 +87,8 @@ pub struct Worker<R: Ring, L: Role<Links>> {
     published_at: Time,
     /// Some once draining: when patience ends.
     drain_until: Option<Time>,
-    stopping: bool,
+    /// Some once everything left was cut: until when the kernel may hand back what was lent.
+    cut_until: Option<Time>,
 }
 
 impl<R: Ring, L: Role<Links>> Worker<R, L> {
@@ -109,7 +109,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             flushing: Vec::new(),
             published_at,
             drain_until: None,
-            stopping: false,
+            cut_until: None,
         };
         worker.arm_listeners();
         worker
@@ -141,6 +141,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
     /// When the ring breaks.
     pub fn run(&mut self) -> Result<(), RingError> {
         while self.pass()? {}
+        self.publish();
         Ok(())
     }
 
@@ -150,6 +151,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
     /// # Errors
     /// When the ring breaks.
     pub fn pass(&mut self) -> Result<bool, RingError> {
+        self.arm_listeners();
         let until = self.next_deadline();
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.wait(Some(until), &mut completions)?;
@@ -169,30 +171,29 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.bury();
         self.feed_starved();
         self.engine.links.counters.passes += 1;
-        self.publish(now);
+        if now.since(self.published_at) >= PUBLISH_INTERVAL {
+            self.publish();
+        }
         Ok(!self.is_over(now))
     }
 
     fn next_deadline(&self) -> Time {
         let mut until = self.published_at + PUBLISH_INTERVAL;
         let rests = self.listeners.iter().filter_map(|listener| listener.rest_until);
-        let others = [self.engine.role.next_deadline(), self.engine.timers.next(), self.drain_until];
+        let others = [self.engine.role.next_deadline(), self.engine.timers.next(), self.cut_until.or(self.drain_until)];
         for at in others.into_iter().flatten().chain(rests) {
             until = until.min(at);
         }
         until
     }
 
-    fn publish(&mut self, now: Time) {
-        if now.since(self.published_at) < PUBLISH_INTERVAL {
-            return;
-        }
-        self.published_at = now;
+    /// Writes the counters down for the admin thread.
+    fn publish(&mut self) {
+        self.published_at = self.ring.now();
         let lent = self.ring.buffers_total() - self.ring.buffers_free();
         let counters = &mut self.engine.links.counters;
         counters.buffers_lent = lent as u64;
         self.engine.shared.published[self.engine.settings.index].publish(counters);
-        self.arm_listeners();
     }
 
     // ---- completions ----
@@ -354,8 +355,9 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.engine.links.counters.connections_accepted += 1;
         let full = self.engine.links.counters.connections_open >= self.engine.settings.accepted_max as u64;
         let peer = self.ring.peer(fd);
-        let (Some(peer), false) = (peer, full || self.stopping) else {
+        let (Some(peer), false) = (peer, full || self.cut_until.is_some()) else {
             self.engine.links.counters.connections_refused += u64::from(full);
+            self.engine.links.counters.accept_errors += u64::from(peer.is_none());
             self.engine.shared.drop_load(self.engine.settings.index);
             self.ring.close(fd, true);
             return;
@@ -375,7 +377,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
                 Command::Adopt { fd, listener } => self.adopt(fd, listener),
                 Command::Certificates(tls) => self.engine.settings.tls = tls,
                 Command::Drain(patience) => self.drain(patience),
-                Command::Stop => self.stopping = true,
+                Command::Stop => self.cut(),
             }
         }
     }
@@ -388,6 +390,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         let until = self.engine.now + patience;
         self.drain_until = Some(until);
         for listener in &mut self.listeners {
+            listener.rest_until = None;
             match (listener.armed, listener.fd) {
                 (true, Some(fd)) => self.ring.cancel(fd),
                 (false, Some(fd)) => {
@@ -401,23 +404,33 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
     }
 
     fn is_over(&mut self, now: Time) -> bool {
-        let Some(until) = self.drain_until else { return self.stopping };
-        let silent = self.engine.links.slab.is_empty() && self.listeners.iter().all(|listener| listener.fd.is_none());
-        if self.engine.role.is_drained() && silent {
-            return true;
-        }
-        if now >= until && !self.stopping {
-            // Patience is over: what is left is cut, and the kernel gets a moment to hand back what was lent.
-            self.stopping = true;
-            self.drain_until = Some(now + STOP_GRACE);
-            let left: Vec<LinkId> = self.engine.links.slab.iter().map(|(key, _)| key).collect();
-            for key in left {
-                self.engine.kill(key, CloseReason::TimedOut, true);
+        let is_silent =
+            self.engine.links.slab.is_empty() && self.listeners.iter().all(|listener| listener.fd.is_none());
+        match (self.cut_until, self.drain_until) {
+            (Some(until), _) => is_silent || now >= until,
+            (None, Some(_)) if is_silent && self.engine.role.is_drained() => true,
+            (None, Some(until)) => {
+                if now >= until {
+                    self.cut();
+                }
+                false
             }
-            self.bury();
-            return false;
+            (None, None) => false,
         }
-        now >= until
+    }
+
+    /// Ends everything that is left at once.
+    fn cut(&mut self) {
+        if self.cut_until.is_some() {
+            return;
+        }
+        self.drain(Duration::ZERO);
+        self.cut_until = Some(self.engine.now + STOP_GRACE);
+        let left: Vec<LinkId> = self.engine.links.slab.iter().map(|(key, _)| key).collect();
+        for key in left {
+            self.engine.kill(key, CloseReason::TimedOut, true);
+        }
+        self.bury();
     }
 
     // ---- what needs the kernel at the end of a pass ----
@@ -553,61 +566,6 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
                 link.receiving = Receiving::Idle;
             }
             self.arm(key);
-        }
-    }
-}
-
-impl<L: Role<Links>> Engine<L> {
-    /// The link that a completion is for.
-    fn find(&mut self, token: Token) -> Option<LinkId> {
-        let found = self.links.slab.key_at(token.slot()).filter(|key| token.names(*key));
-        if found.is_none() {
-            self.links.counters.stale_completions += 1;
-        }
-        found
-    }
-
-    /// A link for a connection that was accepted; `None` when its session cannot be made.
-    fn start_accepted(&mut self, fd: Fd, listener: usize, peer: std::net::SocketAddr) -> Option<LinkId> {
-        let session = match Session::server(&self.settings.tls.listeners[listener]) {
-            Ok(session) => session,
-            Err(error) => {
-                self.links.counters.handshakes_failed += 1;
-                self.shared.drop_load(self.settings.index);
-                let detail = error.detail();
-                self.links.log(LogLine { what: "no TLS session", link: None, peer: Some(peer), code: 0, detail });
-                return None;
-            }
-        };
-        let preamble = self.settings.listeners[listener].proxy_protocol;
-        let phase = if preamble { Phase::Preamble } else { Phase::Handshaking };
-        let mut link = Link::new(phase, Origin::Accepted { listener }, Security::Plain, peer);
-        link.fd = Some(fd);
-        link.lane.session = Some(Box::new(session));
-        let key = self.links.slab.insert(link);
-        self.links.counters.links_open += 1;
-        self.links.counters.connections_open += 1;
-        let deadline = self.now + self.settings.handshake_timeout;
-        let link = self.links.slab.get_mut(key).expect("just inserted");
-        link.deadline.set(Some(deadline), &mut self.timers, key);
-        Some(key)
-    }
-
-    /// A dial has connected: under TLS the handshake starts, else the role's bytes may flow.
-    fn start_dialed(&mut self, key: LinkId) {
-        let link = self.links.touch(key).expect("the caller found it");
-        let Security::Trunk { gateway } = link.security else {
-            link.phase = Phase::Open;
-            self.opened(key, Protocol::Opaque);
-            return;
-        };
-        let (settings, name) = &self.settings.tls.gateways[gateway];
-        match Session::client(settings, name, &mut link.lane.filling) {
-            Ok(session) => {
-                link.phase = Phase::Handshaking;
-                link.lane.session = Some(Box::new(session));
-            }
-            Err(_) => self.kill(key, CloseReason::Protocol, false),
         }
     }
 }

@@ -84,7 +84,13 @@ pub struct MmtpClient {
 }
 
 impl MmtpClient {
-    pub fn new(name: String, mut prng: Prng, address: SocketAddr, mut calls: Vec<(Time, u32)>, manners: Manners) -> Self {
+    pub fn new(
+        name: String,
+        mut prng: Prng,
+        address: SocketAddr,
+        mut calls: Vec<(Time, u32)>,
+        manners: Manners,
+    ) -> Self {
         let mut settings = Settings::new(Side::Initiator, Agent::Terminal);
         settings.stream_credit = [16, 64, 256][prng.below(3) as usize] * 1024;
         settings.connection_credit = [64, 256][prng.below(2) as usize] * 1024;
@@ -250,8 +256,12 @@ impl MmtpClient {
         }
         for running in &mut link.running {
             let plan = &ctx.truth.calls[running.id as usize].plan;
-            let cancel = plan.cancel_after.is_some_and(|after| ctx.truth.calls[running.id as usize].client_read >= after);
-            if cancel && ctx.truth.calls[running.id as usize].outcome.is_none() && (running.headers || self.prng.chance(20)) {
+            let cancel =
+                plan.cancel_after.is_some_and(|after| ctx.truth.calls[running.id as usize].client_read >= after);
+            if cancel
+                && ctx.truth.calls[running.id as usize].outcome.is_none()
+                && (running.headers || self.prng.chance(20))
+            {
                 let reset = Reset { code: Code::CANCELLED, receipt: Receipt::Unknown, wait_ms: 0 };
                 link.connection.reset(running.stream, reset, &mut link.secure.out);
                 note!(ctx.net, "{} cancels {}", self.name, running.id);
@@ -371,7 +381,12 @@ fn handle(running: &mut [Running], going_away: &mut bool, event: Event<'_>, trut
             }
             let expected = if plan.mode == Mode::NoContent { 204 } else { 200 };
             let hostile = truth.calls[entry.id as usize].hostile;
-            assert!(hostile || block.status() == Some(expected), "bytes_exact: status {:?} of {}", block.status(), entry.id);
+            assert!(
+                hostile || block.status() == Some(expected),
+                "bytes_exact: status {:?} of {}",
+                block.status(),
+                entry.id
+            );
             entry.headers = true;
             if flags.end() {
                 truth.client_read_end(entry.id);
@@ -413,13 +428,8 @@ fn request(id: u32, plan: &Plan) -> (Vec<u8>, HeaderFlags) {
     let mut block = Vec::new();
     let mut writer = HeaderWriter::new(&mut block);
     let marker = Truth::marker(id);
-    let path = format!(
-        "/c/{id}/{}/{}/{}/{}",
-        Truth::check(id),
-        plan.mode.number(),
-        plan.response_bytes,
-        plan.request_bytes
-    );
+    let path =
+        format!("/c/{id}/{}/{}/{}/{}", Truth::check(id), plan.mode.number(), plan.response_bytes, plan.request_bytes);
     let service: &[u8] = match plan.service {
         Service::Http => b"pay",
         Service::Stream | Service::Tunnel => b"web",
@@ -509,7 +519,18 @@ pub struct TunnelClient {
 
 impl TunnelClient {
     pub fn new(name: String, prng: Prng, address: SocketAddr, start_at: Time, id: u32, manners: Manners) -> Self {
-        TunnelClient { name, prng, address, manners, start_at, id, secure: None, sent: 0, cuts_after: None, done: false }
+        TunnelClient {
+            name,
+            prng,
+            address,
+            manners,
+            start_at,
+            id,
+            secure: None,
+            sent: 0,
+            cuts_after: None,
+            done: false,
+        }
     }
 
     pub fn wake(&self, now: Time) -> Option<Time> {
@@ -637,7 +658,8 @@ pub struct Stranger {
 
 impl Stranger {
     pub fn new(mut prng: Prng, address: SocketAddr, start_at: Time) -> Stranger {
-        let noise = |prng: &mut Prng, most: u64| (0..prng.below(most)).map(|_| prng.next_u64() as u8).collect::<Vec<u8>>();
+        let noise =
+            |prng: &mut Prng, most: u64| (0..prng.below(most)).map(|_| prng.next_u64() as u8).collect::<Vec<u8>>();
         let says = match prng.below(6) {
             0 => b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
             1 => noise(&mut prng, 2000),

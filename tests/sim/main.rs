@@ -48,7 +48,8 @@ fn check(scenario: &Scenario) {
     if attempt(scenario, false).is_ok() {
         return;
     }
-    let told = attempt(scenario, true).err().unwrap_or_else(|| "the second run did not fail: not deterministic".to_owned());
+    let told =
+        attempt(scenario, true).err().unwrap_or_else(|| "the second run did not fail: not deterministic".to_owned());
     panic!(
         "seed {} violates an invariant. Its last events:\n{told}\n\nTo replay: TRUNKLINE_SIM_SEED={} cargo test --test sim",
         scenario.seed, scenario.seed

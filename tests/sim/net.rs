@@ -591,9 +591,10 @@ impl Net {
                     && match op.kind {
                         Kind::Receive => self.is_readable(Fd(op.fd as i32)),
                         Kind::Send => self.is_writable(Fd(op.fd as i32)),
-                        Kind::Accept => {
-                            self.listeners.get(&self.sockets[op.fd].local).is_some_and(|found| !found.backlog.is_empty())
-                        }
+                        Kind::Accept => self
+                            .listeners
+                            .get(&self.sockets[op.fd].local)
+                            .is_some_and(|found| !found.backlog.is_empty()),
                         _ => true,
                     })
         })
@@ -603,7 +604,10 @@ impl Net {
     pub fn reap(&mut self, host: usize) -> Vec<Completion<Lease>> {
         let mut told = Vec::new();
         if std::mem::take(&mut self.hosts[host].woken) {
-            told.push(Completion { token: Token::new(Kind::Wake, Key { index: u32::MAX, generation: 0 }), outcome: Outcome::Woken });
+            told.push(Completion {
+                token: Token::new(Kind::Wake, Key { index: u32::MAX, generation: 0 }),
+                outcome: Outcome::Woken,
+            });
         }
         let mut order: Vec<usize> = (0..self.hosts[host].ops.len()).collect();
         for index in (1..order.len()).rev() {

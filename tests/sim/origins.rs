@@ -91,7 +91,11 @@ impl Origin {
             let conn = &mut self.conns[index];
             moved |= conn.read(ctx, &mut self.prng);
             if !conn.closed {
-                if self.is_http { conn.serve_http(ctx, &mut self.prng) } else { conn.serve_raw(ctx) }
+                if self.is_http {
+                    conn.serve_http(ctx, &mut self.prng)
+                } else {
+                    conn.serve_raw(ctx)
+                }
                 moved |= conn.write(ctx, &mut self.prng);
             }
         }
@@ -202,7 +206,9 @@ impl Conn {
                 over
             }
             // A bare FIN ends an HTTP connection, whatever was going on.
-            Some(Then::Hang) | None if self.ended && self.exchange.as_ref().is_none_or(|one| one.mode.number() < 14) => {
+            Some(Then::Hang) | None
+                if self.ended && self.exchange.as_ref().is_none_or(|one| one.mode.number() < 14) =>
+            {
                 self.close(ctx, false);
                 true
             }
@@ -266,11 +272,8 @@ impl Conn {
             request_over: false,
             answered: false,
         });
-        self.slow_until = if mode == Mode::Slow {
-            ctx.net.now + Duration::from_millis(prng.below(300))
-        } else {
-            Time::ZERO
-        };
+        self.slow_until =
+            if mode == Mode::Slow { ctx.net.now + Duration::from_millis(prng.below(300)) } else { Time::ZERO };
     }
 
     fn take_body(&mut self, ctx: &mut Ctx<'_>) {

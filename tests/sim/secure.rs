@@ -52,7 +52,8 @@ pub fn security() -> &'static Security {
         };
         let client = |identity: Option<&Identity>, alpn: &[&[u8]]| {
             let alpn = alpn.iter().map(|name| name.to_vec()).collect();
-            let options = ClientOptions { sessions: 0, identity: identity.cloned(), alpn, ..ClientOptions::new(roots()) };
+            let options =
+                ClientOptions { sessions: 0, identity: identity.cloned(), alpn, ..ClientOptions::new(roots()) };
             ClientSettings::new(&options).expect("sound")
         };
         let trunk = client(Some(&pop), &[b"mmtp/1"]);
@@ -61,7 +62,10 @@ pub fn security() -> &'static Security {
                 listeners: vec![server(&pop, true, None)],
                 gateways: vec![(trunk.clone(), "gateway".to_owned()), (trunk, "gateway".to_owned())],
             }),
-            gateway: Arc::new(TlsSettings { listeners: vec![server(&gateway, false, Some(roots()))], gateways: vec![] }),
+            gateway: Arc::new(TlsSettings {
+                listeners: vec![server(&gateway, false, Some(roots()))],
+                gateways: vec![],
+            }),
             mmtp_client: client(None, &[b"mmtp/1"]),
             tunnel_client: client(None, &[]),
         }

@@ -129,7 +129,10 @@ impl Plan {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     Done,
-    Failed { code: Code, receipt: Receipt },
+    Failed {
+        code: Code,
+        receipt: Receipt,
+    },
     /// The client's own connection broke.
     Lost,
     Cancelled,
@@ -222,7 +225,10 @@ impl Truth {
 
     pub fn origin_read_body(&mut self, id: u32, check: u16, from: usize, bytes: &[u8]) {
         let Some(call) = self.call(id, check).filter(|call| !call.hostile) else { return };
-        assert!(from + bytes.len() <= call.plan.request_bytes, "bytes_exact: request {id} grew on its way to the origin");
+        assert!(
+            from + bytes.len() <= call.plan.request_bytes,
+            "bytes_exact: request {id} grew on its way to the origin"
+        );
         for (offset, byte) in bytes.iter().enumerate() {
             let at = from + offset;
             assert_eq!(*byte, byte_at(id, true, at), "bytes_exact: request {id}, byte {at} at the origin");
@@ -248,7 +254,10 @@ impl Truth {
         let most = call.plan.expected_bytes();
         assert!(call.client_read <= most, "bytes_exact: answer {id} grew on its way to the client");
         let (wrote, read) = (call.origin_wrote, call.client_read);
-        assert!(read <= wrote, "bytes_exact: the client read {read} bytes of answer {id}, of which {wrote} were written");
+        assert!(
+            read <= wrote,
+            "bytes_exact: the client read {read} bytes of answer {id}, of which {wrote} were written"
+        );
     }
 
     pub fn client_read_end(&mut self, id: u32) {
@@ -275,10 +284,19 @@ impl Truth {
         let Call { plan, at_gateway, at_origin, .. } = call;
         match outcome {
             Outcome::Failed { code, receipt: Receipt::NotForwarded } => {
-                assert_eq!(*at_origin, 0, "receipt_true: {id} was not forwarded, and an origin read it ({})", code.name());
+                assert_eq!(
+                    *at_origin,
+                    0,
+                    "receipt_true: {id} was not forwarded, and an origin read it ({})",
+                    code.name()
+                );
                 // A gateway that leaves says which streams it did not take: their bytes came, and were not looked at.
                 let refused = code == Code::DRAINING;
-                assert!(refused || !*at_gateway, "receipt_true: {id} was not forwarded, and a gateway saw it ({})", code.name());
+                assert!(
+                    refused || !*at_gateway,
+                    "receipt_true: {id} was not forwarded, and a gateway saw it ({})",
+                    code.name()
+                );
             }
             Outcome::Failed { code, receipt: Receipt::Refused } => {
                 assert_eq!(*at_origin, 0, "receipt_true: {id} was refused, and an origin read it ({})", code.name());

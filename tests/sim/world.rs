@@ -506,7 +506,11 @@ impl World {
         let net = self.net.borrow();
         assert_eq!(net.ops_out(host), 0, "nothing_left: operations of a {who} that is over");
         assert_eq!(net.open_descriptors(host), 0, "nothing_left: descriptors of a {who} that is over");
-        assert_eq!(net.buffers_free(host), net.hosts[host].buffers_total, "nothing_left: buffers of a {who} that is over");
+        assert_eq!(
+            net.buffers_free(host),
+            net.hosts[host].buffers_total,
+            "nothing_left: buffers of a {who} that is over"
+        );
         check_gauges(counters, who);
         assert_eq!(counters.links_open, 0, "nothing_left: links of a {who} that is over");
         assert_eq!(counters.stale_completions, 0, "no_stale_completion: a {who}");
@@ -525,7 +529,8 @@ impl World {
             return gone && self.gateways.iter().all(|process| process.worker.is_some());
         };
         let counters = pop.counters();
-        gone && counters.connections_open == 0 && counters.links_open == self.trunks() as u64
+        gone && counters.connections_open == 0
+            && counters.links_open == self.trunks() as u64
             && pop.role().pool().ready() == self.trunks()
             && self.gateways.iter().all(|process| {
                 process.worker.as_ref().is_some_and(|worker| {
@@ -593,7 +598,11 @@ impl World {
             let Some(connection) = trunk.connection.as_ref() else { continue };
             let most = connection.open_streams() * self.scenario.stream_queue_max();
             let queued = connection.queued_bytes();
-            assert!(queued <= most, "memory_bounded: {queued} bytes wait for a trunk of {} streams", connection.open_streams());
+            assert!(
+                queued <= most,
+                "memory_bounded: {queued} bytes wait for a trunk of {} streams",
+                connection.open_streams()
+            );
         }
     }
 }

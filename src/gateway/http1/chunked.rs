@@ -48,7 +48,7 @@ enum Place {
 
 /// What came of a look at the input.
 #[derive(Debug)]
-pub(super) enum Piece<'i> {
+pub(crate) enum Piece<'i> {
     /// The input is used up.
     More,
     /// Data, never empty.
@@ -59,7 +59,7 @@ pub(super) enum Piece<'i> {
 
 /// Reads one chunked body.
 #[derive(Clone, Debug)]
-pub(super) struct ChunkReader {
+pub(crate) struct ChunkReader {
     place: Place,
     extension_bytes: u32,
     trailer_bytes: u32,
@@ -67,7 +67,8 @@ pub(super) struct ChunkReader {
 }
 
 impl ChunkReader {
-    pub(super) fn new() -> ChunkReader {
+    /// At the start of a body.
+    pub(crate) fn new() -> ChunkReader {
         ChunkReader { place: START, extension_bytes: 0, trailer_bytes: 0, trailers: 0 }
     }
 
@@ -77,7 +78,7 @@ impl ChunkReader {
     }
 
     /// Consumes from the front of `input` up to the next data, or the end.
-    pub(super) fn next<'i>(&mut self, input: &mut &'i [u8]) -> Result<Piece<'i>, ResponseError> {
+    pub(crate) fn next<'i>(&mut self, input: &mut &'i [u8]) -> Result<Piece<'i>, ResponseError> {
         loop {
             if self.place == Place::Ended {
                 return Ok(Piece::Ended);

@@ -1,0 +1,203 @@
+//! What a configuration means where nothing is said: the defaults, and configurations made of them without a file.
+//!
+//! Owns every default value that docs/CONFIG.md states. Reads nothing. Invariant: a configuration made here is what
+//! reading a file that names only the required keys would give.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::certificates::{Authorities, Identity};
+use super::config::{
+    Backbone, Gateway, GatewayConfig, Listener, LogConfig, PopConfig, Service, ServiceKind, Surroundings,
+    TrunkListener, UpstreamConfig, WorkerConfig,
+};
+
+/// Descriptors a process needs besides connections: rings, listeners, trunks, files, the admin address.
+const DESCRIPTORS_RESERVED: u64 = 512;
+
+/// Accepted connections per worker when nothing is said and descriptors allow it: about 256 MiB of idle connections.
+pub(super) const CLIENTS_DEFAULT_MAX: u64 = 65_536;
+
+/// Streams per worker when nothing is said: every client a tunnel, and as many MMTP streams again.
+const STREAMS_DEFAULT_MAX: usize = 2 * CLIENTS_DEFAULT_MAX as usize;
+
+/// Connections to the upstreams of one service when descriptors allow it: a little over half of the local ports
+/// Linux uses by default, so that another service still finds some.
+const UPSTREAM_CONNECTIONS_DEFAULT_MAX: u64 = 16_384;
+
+/// `drain_timeout`: under the 30 s after which Kubernetes kills.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// `goaway_wait`.
+pub(super) const GOAWAY_WAIT: Duration = Duration::from_secs(1);
+
+/// `backlog` of a listener.
+pub(super) const BACKLOG: u32 = 4096;
+
+/// `backbone.trunks_per_core`: two, so that one can be lost without waiting for a dial.
+pub const TRUNKS_PER_CORE: usize = 2;
+
+/// `backbone.heartbeat_interval`.
+pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// `backbone.backoff_min`.
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// `backbone.backoff_max`.
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// `backbone.wait_for_trunk`.
+pub(super) const WAIT_FOR_TRUNK: Duration = Duration::from_secs(2);
+
+/// Whose workers they are: some defaults differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    /// Trunks go far away and shake hands; clients may be silent for as long as a phone sleeps.
+    Pop,
+    /// Upstreams are near and speak plain TCP; a trunk without heartbeats is dead.
+    Gateway,
+}
+
+impl Surroundings {
+    /// What is left of the limit of descriptors for connections of one worker.
+    pub(super) fn descriptors_per_worker(&self, worker_count: usize) -> u64 {
+        self.descriptors.saturating_sub(DESCRIPTORS_RESERVED) / worker_count.max(1) as u64
+    }
+}
+
+impl WorkerConfig {
+    pub(super) fn of(side: Side, here: &Surroundings, worker_count: usize) -> WorkerConfig {
+        let (connect_s, idle_s) = match side {
+            Side::Pop => (5, 600),
+            Side::Gateway => (2, 60),
+        };
+        WorkerConfig {
+            clients_max: here.descriptors_per_worker(worker_count).clamp(64, CLIENTS_DEFAULT_MAX) as usize,
+            streams_max: STREAMS_DEFAULT_MAX,
+            buffers: 1024,
+            buffer_bytes: 16 * 1024,
+            handshake_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(connect_s),
+            idle_timeout: Duration::from_secs(idle_s),
+        }
+    }
+}
+
+impl UpstreamConfig {
+    pub(super) fn of(here: &Surroundings, worker_count: usize) -> UpstreamConfig {
+        let share = here.descriptors_per_worker(worker_count) / 2;
+        UpstreamConfig {
+            connections_max: share.clamp(64, UPSTREAM_CONNECTIONS_DEFAULT_MAX) as usize,
+            response_timeout: Duration::from_secs(60),
+            keepalive_max: 64,
+            keepalive_timeout: Duration::from_secs(4),
+        }
+    }
+}
+
+impl Listener {
+    /// Clients at `address`; those that do not speak `mmtp/1` are refused unless `tunnel` names a service.
+    #[must_use]
+    pub fn new(address: SocketAddr, identity: Identity, tunnel: Option<&str>) -> Listener {
+        Listener {
+            addresses: vec![address],
+            backlog: BACKLOG,
+            identity,
+            tunnel: tunnel.map(str::to_owned),
+            proxy_protocol: false,
+            post_quantum: false,
+        }
+    }
+}
+
+impl TrunkListener {
+    /// POPs that `client_ca` vouches for, at `address`.
+    #[must_use]
+    pub fn new(address: SocketAddr, identity: Identity, client_ca: Authorities) -> TrunkListener {
+        TrunkListener { addresses: vec![address], backlog: BACKLOG, identity, client_ca }
+    }
+}
+
+impl Gateway {
+    /// A gateway whose certificate holds the IP of its address.
+    #[must_use]
+    pub fn new(name: &str, address: SocketAddr) -> Gateway {
+        Gateway { name: name.to_owned(), address, server_name: address.ip().to_string() }
+    }
+}
+
+impl Backbone {
+    /// Trunks to `gateways`.
+    #[must_use]
+    pub fn new(ca: Authorities, identity: Identity, gateways: Vec<Gateway>) -> Backbone {
+        Backbone {
+            ca,
+            identity,
+            trunks_per_core: TRUNKS_PER_CORE,
+            heartbeat_interval: HEARTBEAT_INTERVAL,
+            backoff_min: BACKOFF_MIN,
+            backoff_max: BACKOFF_MAX,
+            wait_for_trunk: WAIT_FOR_TRUNK,
+            gateways,
+        }
+    }
+}
+
+impl Service {
+    /// A service with one upstream.
+    #[must_use]
+    pub fn new(name: &str, kind: ServiceKind, upstream: SocketAddr) -> Service {
+        Service { name: name.to_owned(), kind, upstreams: vec![upstream], authority: upstream.to_string() }
+    }
+}
+
+/// The place of a configuration that no file holds.
+fn in_memory() -> PathBuf {
+    PathBuf::from("(in memory)")
+}
+
+impl PopConfig {
+    /// A POP on `cores` without a file, everything else by default.
+    #[must_use]
+    pub fn new(id: &str, cores: Vec<usize>, here: &Surroundings, listener: Listener, backbone: Backbone) -> PopConfig {
+        PopConfig {
+            file: in_memory(),
+            id: id.to_owned(),
+            worker: WorkerConfig::of(Side::Pop, here, cores.len()),
+            cores,
+            drain_timeout: DRAIN_TIMEOUT,
+            goaway_wait: GOAWAY_WAIT,
+            listeners: vec![listener],
+            backbone,
+            admin: None,
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl GatewayConfig {
+    /// A gateway on `cores` without a file, everything else by default.
+    #[must_use]
+    pub fn new(
+        id: &str,
+        cores: Vec<usize>,
+        here: &Surroundings,
+        listener: TrunkListener,
+        services: Vec<Service>,
+    ) -> GatewayConfig {
+        GatewayConfig {
+            file: in_memory(),
+            id: id.to_owned(),
+            worker: WorkerConfig::of(Side::Gateway, here, cores.len()),
+            upstream: UpstreamConfig::of(here, cores.len()),
+            cores,
+            drain_timeout: DRAIN_TIMEOUT,
+            goaway_wait: GOAWAY_WAIT,
+            listener,
+            services,
+            admin: None,
+            log: LogConfig::default(),
+        }
+    }
+}
