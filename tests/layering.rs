@@ -376,7 +376,7 @@ fn arrows(source: &Source, found: &mut Vec<String>) {
     for (at, path) in paths(source).into_iter().filter(|(_, path)| is_module(path)) {
         let is_own = path.split("::").next() == Some(module);
         let fits = |to: &&str| path == **to || path.starts_with(&format!("{to}::"));
-        if !is_own && !allowed.iter().any(|to| fits(to)) {
+        if !is_own && !allowed.iter().any(fits) {
             found.push(source.complain(at, &format!("`{module}` must not use `{path}`")));
         }
         let before: String = source.code[..at].iter().rev().take(8).collect::<Vec<_>>().into_iter().rev().collect();
