@@ -75,6 +75,8 @@ pub(super) struct Exchange {
     pub(super) to_trunk_ended: bool,
     /// The upstream's link was paused, since the trunk takes no more of this stream for now.
     pub(super) paused: bool,
+    /// Bytes of it went to an upstream connection that failed: whatever comes of it, it was not refused untouched.
+    pub(super) attempted: bool,
     /// Upstream addresses not yet tried.
     pub(super) tries_left: usize,
     pub(super) deadline: Deadline,

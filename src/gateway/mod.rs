@@ -154,6 +154,7 @@ impl Gateway {
                                 to_upstream_ended: flags.end(),
                                 to_trunk_ended: false,
                                 paused: false,
+                                attempted: false,
                                 tries_left: self.settings.services[service].upstreams.len(),
                                 deadline: Deadline::default(),
                                 expires_at: expires_at.map(|wait| now + wait),
@@ -261,8 +262,11 @@ impl Gateway {
     // ---- exchanges ----
 
     /// Ends an exchange towards its trunk with a receipt, and removes it.
-    fn fail<W: Wire>(&mut self, wire: &mut W, key: Key, reset: Reset) {
+    fn fail<W: Wire>(&mut self, wire: &mut W, key: Key, mut reset: Reset) {
         let Some(exchange) = self.exchanges.get(key) else { return };
+        if exchange.attempted {
+            reset.receipt = Receipt::Unknown;
+        }
         match reset.receipt {
             Receipt::NotForwarded => wire.counters().streams_not_forwarded += 1,
             Receipt::Unknown => wire.counters().streams_unknown += 1,

@@ -306,6 +306,7 @@ impl Gateway {
             self.parties.remove(link);
         }
         exchange.paused = false;
+        exchange.attempted |= submitted;
         if let Kind::Http(http) = &mut exchange.kind {
             let attempt = Attempt {
                 response_begun: http.reader.has_begun(),

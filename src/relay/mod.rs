@@ -143,7 +143,7 @@ impl Relay {
     /// Puts a stream on a trunk. False when none takes it.
     fn place<W: Wire>(&mut self, wire: &mut W, key: Key, block: &[u8], flags: HeaderFlags, priority: u8) -> bool {
         let mut except = None;
-        for _ in 0..2 {
+        for _ in 0..=self.pool.trunks().len() {
             let Some(trunk) = self.pool.pick(except) else { return false };
             let (connection, link) = self.pool.connection(trunk).expect("a trunk that takes streams has a connection");
             let Some(out) = wire.out(link) else {
@@ -323,7 +323,11 @@ impl Relay {
 
     fn client_opened<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, opened: Opened) {
         if self.draining {
-            wire.close(link);
+            match opened.protocol {
+                Protocol::Mmtp => wire.close(link),
+                // In a tunnel an orderly end would pass for a whole answer that is empty.
+                Protocol::Opaque => wire.abort(link),
+            }
             return;
         }
         match opened.protocol {
@@ -790,12 +794,15 @@ impl<W: Wire> Role<W> for Relay {
         }
     }
 
-    fn pass_ended(&mut self, _now: Time, wire: &mut W) {
+    fn pass_ended(&mut self, now: Time, wire: &mut W) {
         // Entries of streams that were given up while they waited.
         while let Some(key) = self.waiting.front()
             && self.streams.get(*key).is_none_or(|stream| stream.waiting.is_none())
         {
             self.waiting.pop_front();
+        }
+        if !self.waiting.is_empty() {
+            self.place_waiting(now, wire); // a trunk that was full may have room by now
         }
         if self.draining {
             self.drain_further(wire);
