@@ -7,7 +7,7 @@ use super::http1::{BodyLength, BodyState, BodyWriter, ResponseReader};
 use crate::base::time::Time;
 use crate::base::timers::Deadline;
 use crate::base::wire::LinkId;
-use crate::mmtp::{Receipt, StreamId};
+use crate::mmtp::StreamId;
 
 /// Request bytes kept so that the request can be moved to a fresh connection. A larger request is not moved.
 pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -32,8 +32,6 @@ pub(super) struct Http {
     pub(super) reused: bool,
     /// Position of the upstream's send buffer before the request.
     pub(super) position: u64,
-    /// Some of the request was handed to the kernel on a connection that failed: it may have taken effect.
-    pub(super) attempted: bool,
 }
 
 impl Http {
@@ -46,7 +44,6 @@ impl Http {
             body: BodyState::Unsent,
             reused: false,
             position: 0,
-            attempted: false,
         }
     }
 
@@ -75,7 +72,8 @@ pub(super) struct Exchange {
     pub(super) to_trunk_ended: bool,
     /// The upstream's link was paused, since the trunk takes no more of this stream for now.
     pub(super) paused: bool,
-    /// Bytes of it went to an upstream connection that failed: whatever comes of it, it was not refused untouched.
+    /// Some of the request was handed to the kernel on an upstream connection that failed: it may have taken effect, so
+    /// no later failure may say that it was refused ([`super::Gateway`]'s `fail` sees to that).
     pub(super) attempted: bool,
     /// Upstream addresses not yet tried.
     pub(super) tries_left: usize,
@@ -85,11 +83,24 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// What a failure before any byte of an answer means for the request.
-    pub(super) fn receipt_unanswered(&self) -> Receipt {
-        match &self.kind {
-            Kind::Http(http) if http.attempted => Receipt::Unknown,
-            Kind::Http(_) | Kind::Tunnel => Receipt::Refused,
+    /// An exchange that has no upstream yet.
+    pub(super) fn new(trunk: LinkId, stream: StreamId, service: usize, kind: Kind) -> Exchange {
+        Exchange {
+            trunk,
+            stream,
+            service,
+            kind,
+            upstream: None,
+            connected: false,
+            held: Vec::new(),
+            uncredited_bytes: 0,
+            to_upstream_ended: false,
+            to_trunk_ended: false,
+            paused: false,
+            attempted: false,
+            tries_left: 0,
+            deadline: Deadline::default(),
+            expires_at: None,
         }
     }
 }
