@@ -795,12 +795,6 @@ impl<W: Wire> Role<W> for Relay {
     }
 
     fn pass_ended(&mut self, now: Time, wire: &mut W) {
-        // Entries of streams that were given up while they waited.
-        while let Some(key) = self.waiting.front()
-            && self.streams.get(*key).is_none_or(|stream| stream.waiting.is_none())
-        {
-            self.waiting.pop_front();
-        }
         if !self.waiting.is_empty() {
             self.place_waiting(now, wire); // a trunk that was full may have room by now
         }
