@@ -164,6 +164,6 @@ fn a_gateway_that_drains_hands_over_without_a_failed_call() {
     let waiting = client.start(Request::get(url).timeout(SOON));
     site.gateway.restart();
     assert_eq!(waiting.response(content.len()).expect("it waited").status, 200);
-    drop(client);
+    drop((running, waiting, client));
     site.until_quiet();
 }
