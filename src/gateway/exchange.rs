@@ -72,35 +72,11 @@ pub(super) struct Exchange {
     pub(super) to_trunk_ended: bool,
     /// The upstream's link was paused, since the trunk takes no more of this stream for now.
     pub(super) paused: bool,
-    /// Some of the request was handed to the kernel on an upstream connection that failed: it may have taken effect, so
-    /// no later failure may say that it was refused ([`super::Gateway`]'s `fail` sees to that).
+    /// Bytes of it went to an upstream connection that failed: whatever comes of it, it was not refused untouched.
     pub(super) attempted: bool,
     /// Upstream addresses not yet tried.
     pub(super) tries_left: usize,
     pub(super) deadline: Deadline,
     /// When the answer is of no more use, as the request said.
     pub(super) expires_at: Option<Time>,
-}
-
-impl Exchange {
-    /// An exchange that has no upstream yet.
-    pub(super) fn new(trunk: LinkId, stream: StreamId, service: usize, kind: Kind) -> Exchange {
-        Exchange {
-            trunk,
-            stream,
-            service,
-            kind,
-            upstream: None,
-            connected: false,
-            held: Vec::new(),
-            uncredited_bytes: 0,
-            to_upstream_ended: false,
-            to_trunk_ended: false,
-            paused: false,
-            attempted: false,
-            tries_left: 0,
-            deadline: Deadline::default(),
-            expires_at: None,
-        }
-    }
 }

@@ -16,7 +16,7 @@ use self::exchange::{Exchange, Kind};
 use self::upstream::Upstreams;
 use crate::base::slab::{Key, SideTable, Slab};
 use crate::base::time::Time;
-use crate::base::timers::Timers;
+use crate::base::timers::{Deadline, Timers};
 use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Role, Sink, Wire};
 use crate::mmtp::{
     Code, ConnError, Connection, Event, HeaderFlags, HeaderWriter, Known, Receipt, Reset, Settings, StreamId, Tag,
@@ -139,14 +139,8 @@ impl Gateway {
                 Ok(None) => break,
                 Ok(Some(Event::Headers { stream, opened: true, block, flags, .. })) => {
                     let started = start(&self.settings, &mut self.scratch, &block, flags, wire);
-                    let expires_at =
-                        block.number(Known::DeadlineMs).map(|wait_ms| now + Duration::from_millis(wait_ms));
-                    let made = started.map(|(service, kind)| Exchange {
-                        to_upstream_ended: flags.end(),
-                        expires_at,
-                        ..Exchange::new(link, stream, service, kind)
-                    });
-                    self.request_opened(now, wire, made, link, stream);
+                    let patience = block.number(Known::DeadlineMs).map(Duration::from_millis);
+                    self.stream_opened(now, wire, (link, stream), started, flags.end(), patience);
                 }
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
                     let Some(key) = self.exchanges.key_at(tag) else { continue };
@@ -176,36 +170,51 @@ impl Gateway {
         self.drain_trunk(wire, link);
     }
 
-    /// A POP's request: `made` into an exchange, the bytes of which for its upstream stand in `self.scratch`, or refused.
-    fn request_opened<W: Wire>(
+    /// A POP opened a stream, which starts an exchange or is refused.
+    fn stream_opened<W: Wire>(
         &mut self,
         now: Time,
         wire: &mut W,
-        made: Result<Exchange, Reset>,
-        link: LinkId,
-        stream: StreamId,
+        (link, stream): (LinkId, StreamId),
+        started: Result<(usize, Kind), Reset>,
+        ended: bool,
+        patience: Option<Duration>,
     ) {
         let Some(Party::Trunk(trunk)) = self.parties.get_mut(link) else { return };
         let overloaded = Reset { code: Code::OVERLOADED, receipt: Receipt::Refused, wait_ms: OVERLOADED_WAIT_MS };
-        let is_full = self.exchanges.len() >= self.settings.streams_max;
-        match made.and_then(|exchange| if is_full { Err(overloaded) } else { Ok(exchange) }) {
-            Ok(mut exchange) => {
-                exchange.held = std::mem::take(&mut self.scratch);
-                exchange.tries_left = self.settings.services[exchange.service].upstreams.len();
-                let key = self.exchanges.insert(exchange);
-                trunk.connection.set_tag(stream, key.index);
-                wire.counters().streams_open += 1;
-                wire.counters().streams_opened += 1;
-                self.connect(now, wire, key, true);
-                self.extend_deadline(now, key);
-            }
+        let has_place = self.exchanges.len() < self.settings.streams_max;
+        let (service, kind) = match started.and_then(|started| has_place.then_some(started).ok_or(overloaded)) {
+            Ok(started) => started,
             Err(reset) => {
                 wire.counters().streams_refused += 1;
                 if let Some(out) = wire.out(link) {
                     trunk.connection.reset(stream, reset, out);
                 }
+                return;
             }
-        }
+        };
+        let key = self.exchanges.insert(Exchange {
+            trunk: link,
+            stream,
+            service,
+            kind,
+            upstream: None,
+            connected: false,
+            held: std::mem::take(&mut self.scratch),
+            uncredited_bytes: 0,
+            to_upstream_ended: ended,
+            to_trunk_ended: false,
+            paused: false,
+            attempted: false,
+            tries_left: self.settings.services[service].upstreams.len(),
+            deadline: Deadline::default(),
+            expires_at: patience.map(|patience| now + patience),
+        });
+        trunk.connection.set_tag(stream, key.index);
+        wire.counters().streams_open += 1;
+        wire.counters().streams_opened += 1;
+        self.connect(now, wire, key, true);
+        self.extend_deadline(now, key);
     }
 
     /// Lets a trunk's queued streams move on, and reads from their upstreams again.

@@ -293,8 +293,8 @@ impl Gateway {
         }
         let code = if let CloseReason::Os(errno) = closed.reason { i64::from(errno) } else { 0 };
         wire.log(LogLine { what: "upstream unreachable", link: Some(link), peer: None, code, detail: "errno" });
-        let reset = Reset { code: Code::UPSTREAM_UNREACHABLE, receipt: Receipt::Refused, wait_ms: UNREACHABLE_WAIT_MS };
-        self.fail(wire, key, reset);
+        let receipt = Receipt::Refused;
+        self.fail(wire, key, Reset { code: Code::UPSTREAM_UNREACHABLE, receipt, wait_ms: UNREACHABLE_WAIT_MS });
     }
 
     /// An open upstream connection broke before the exchange was over: the request is moved if that is safe.

@@ -44,7 +44,7 @@ impl Path {
         let (pop, gateway, origin) = (self.pop.to_string(), self.gateway.to_string(), self.origin.to_string());
         let trunks = format!("{} trunks", self.trunks);
         let rows: [([&str; 4], [&str; 3]); 3] = [
-            (["client", "POP", "gateway", "origin"], ["TLS 1.3", "mTLS", "TCP"]),
+            (["client", "POP", "gateway", "origin"], ["TLS 1.3", "TLS both", "TCP"]),
             (["mmtp://", &pop, &gateway, &origin], ["-------->", "========>", "-------->"]),
             (["https://", &pop_core, &gateway_core, "plain HTTP/1.1"], ["", &trunks, ""]),
         ];
