@@ -143,7 +143,7 @@ impl Relay {
     /// Puts a stream on a trunk. False when none takes it.
     fn place<W: Wire>(&mut self, wire: &mut W, key: Key, block: &[u8], flags: HeaderFlags, priority: u8) -> bool {
         let mut except = None;
-        for _ in 0..2 {
+        for _ in 0..=self.pool.trunks().len() {
             let Some(trunk) = self.pool.pick(except) else { return false };
             let (connection, link) = self.pool.connection(trunk).expect("a trunk that takes streams has a connection");
             let Some(out) = wire.out(link) else {
@@ -155,7 +155,7 @@ impl Relay {
                     let position = out.position();
                     connection.send_headers(stream, block, flags, out).expect("the stream was just opened");
                     let entry = self.streams.get_mut(key).expect("the caller holds it");
-                    entry.on_trunk = Some(OnTrunk { trunk, stream, position });
+                    entry.on_trunk = Some(OnTrunk { trunk, link, stream, position });
                     wire.counters().streams_opened += 1;
                     return true;
                 }
@@ -196,8 +196,8 @@ impl Relay {
                 }
             }
             Client::Tunnel(link) => {
-                if let (true, Some(OnTrunk { trunk, stream: id, .. })) = (stream.paused, stream.on_trunk) {
-                    let queued = self.pool.connection(trunk).map_or(0, |(connection, _)| connection.queued(id));
+                if let (true, Some(at)) = (stream.paused, stream.on_trunk) {
+                    let queued = connection_of(&mut self.pool, at).map_or(0, |connection| connection.queued(at.stream));
                     if queued <= TUNNEL_QUEUE_BYTES_MAX / 2 {
                         stream.paused = false;
                         wire.resume(link);
@@ -211,14 +211,12 @@ impl Relay {
 
     /// The client took bytes of a stream: its trunk may send as many more.
     fn credit_trunk<W: Wire>(&mut self, now: Time, wire: &mut W, key: Key, bytes: usize) {
-        let Some(OnTrunk { trunk, stream, .. }) = self.streams.get(key).and_then(|stream| stream.on_trunk) else {
-            return;
-        };
+        let Some(at) = self.streams.get(key).and_then(|stream| stream.on_trunk) else { return };
         let may_grow = may_grow(&self.streams, &self.parties, key);
-        if let Some((connection, link)) = self.pool.connection(trunk)
-            && let Some(out) = wire.out(link)
+        if let Some(connection) = connection_of(&mut self.pool, at)
+            && let Some(out) = wire.out(at.link)
         {
-            consumed(connection, now, stream, bytes, may_grow, out);
+            consumed(connection, now, at.stream, bytes, may_grow, out);
         }
     }
 
@@ -230,8 +228,8 @@ impl Relay {
         if !(stream.to_origin_ended && stream.to_client_ended) {
             return;
         }
-        let Some(OnTrunk { trunk, stream: id, .. }) = stream.on_trunk else { return };
-        if self.pool.connection(trunk).is_some_and(|(connection, _)| connection.queued(id) > 0) {
+        let Some(at) = stream.on_trunk else { return };
+        if connection_of(&mut self.pool, at).is_some_and(|connection| connection.queued(at.stream) > 0) {
             return;
         }
         match stream.client {
@@ -240,15 +238,17 @@ impl Relay {
                 wire.close(link);
             }
             Client::Stream(link, id) => {
-                let Some(Party::Client(client)) = self.parties.get(link) else { return };
-                if client.connection.queued(id) > 0 {
+                // A client that has all of its answer may be gone while the trunk still takes its request.
+                if let Some(Party::Client(client)) = self.parties.get(link)
+                    && client.connection.queued(id) > 0
+                {
                     return;
                 }
             }
         }
         wire.counters().streams_done += 1;
         self.remove(wire, key);
-        self.close_if_drained(wire, trunk);
+        self.close_if_drained(wire, at.trunk);
     }
 
     fn remove<W: Wire>(&mut self, wire: &mut W, key: Key) {
@@ -304,11 +304,11 @@ impl Relay {
     fn cancel<W: Wire>(&mut self, wire: &mut W, key: Key, code: Code) {
         let Some(stream) = self.streams.get(key) else { return };
         wire.counters().streams_cancelled += 1;
-        if let Some(OnTrunk { trunk, stream: id, .. }) = stream.on_trunk
-            && let Some((connection, link)) = self.pool.connection(trunk)
-            && let Some(out) = wire.out(link)
+        if let Some(at) = stream.on_trunk
+            && let Some(connection) = connection_of(&mut self.pool, at)
+            && let Some(out) = wire.out(at.link)
         {
-            connection.reset(id, Reset { code, receipt: Receipt::Unknown, wait_ms: 0 }, out);
+            connection.reset(at.stream, Reset { code, receipt: Receipt::Unknown, wait_ms: 0 }, out);
         }
         let trunk = stream.on_trunk.map(|on_trunk| on_trunk.trunk);
         self.remove(wire, key);
@@ -329,7 +329,11 @@ impl Relay {
 
     fn client_opened<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, opened: Opened) {
         if self.draining {
-            wire.close(link);
+            match opened.protocol {
+                Protocol::Mmtp => wire.close(link),
+                // In a tunnel an orderly end would pass for a whole answer that is empty.
+                Protocol::Opaque => wire.abort(link),
+            }
             return;
         }
         match opened.protocol {
@@ -603,6 +607,11 @@ impl Relay {
     }
 }
 
+/// The trunk connection that a stream is on, unless it is gone.
+fn connection_of(pool: &mut Pool, at: OnTrunk) -> Option<&mut Connection> {
+    pool.connection(at.trunk).filter(|(_, link)| *link == at.link).map(|(connection, _)| connection)
+}
+
 /// Passes a client's bytes on. Returns how many the client may be credited for now.
 fn to_origin<W: Wire>(
     streams: &mut Slab<Stream>,
@@ -632,9 +641,9 @@ fn send_to_trunk<W: Wire>(
     end: bool,
 ) -> usize {
     let Some(entry) = streams.get_mut(key) else { return bytes.len() };
-    let Some(OnTrunk { trunk, stream, .. }) = entry.on_trunk else { return bytes.len() };
-    let Some((connection, link)) = pool.connection(trunk) else { return bytes.len() };
-    let Some(out) = wire.out(link) else { return bytes.len() };
+    let Some(at @ OnTrunk { stream, .. }) = entry.on_trunk else { return bytes.len() };
+    let Some(connection) = connection_of(pool, at) else { return bytes.len() };
+    let Some(out) = wire.out(at.link) else { return bytes.len() };
     let sent = connection.send_data(stream, bytes, end, out).unwrap_or(bytes.len());
     if sent < bytes.len() && connection.queued(stream) > TUNNEL_QUEUE_BYTES_MAX {
         entry.pause(wire);
@@ -800,12 +809,9 @@ impl<W: Wire> Role<W> for Relay {
         }
     }
 
-    fn pass_ended(&mut self, _now: Time, wire: &mut W) {
-        // Entries of streams that were given up while they waited.
-        while let Some(key) = self.waiting.front()
-            && self.streams.get(*key).is_none_or(|stream| stream.waiting.is_none())
-        {
-            self.waiting.pop_front();
+    fn pass_ended(&mut self, now: Time, wire: &mut W) {
+        if !self.waiting.is_empty() {
+            self.place_waiting(now, wire); // a trunk that was full may have room by now
         }
         if self.draining {
             self.drain_further(wire);

@@ -21,6 +21,8 @@ pub(super) enum Client {
 pub(super) struct OnTrunk {
     /// Which trunk.
     pub(super) trunk: usize,
+    /// The trunk's link at that time: after a redial the same stream id is somebody else's.
+    pub(super) link: LinkId,
     /// Which stream of it.
     pub(super) stream: StreamId,
     /// Position of the trunk's send buffer before the stream's HEADERS: if the trunk dies before this position was

@@ -421,7 +421,7 @@ impl<L: Role<Links>> Engine<L> {
             if !link.deadline.due(self.now, &mut self.timers, key) {
                 continue;
             }
-            let (phase, peer) = (link.phase, Some(link.peer));
+            let (phase, peer, pending) = (link.phase, Some(link.peer), link.lane.pending_bytes() > 0);
             match phase {
                 Phase::Preamble | Phase::Handshaking | Phase::Connecting => {
                     self.links.counters.handshakes_failed += u64::from(phase != Phase::Connecting);
@@ -429,6 +429,8 @@ impl<L: Role<Links>> Engine<L> {
                     self.links.log(line);
                     self.kill(key, CloseReason::TimedOut, true);
                 }
+                // A peer that took nothing for so long will not take a goodbye either.
+                Phase::Open if pending => self.kill(key, CloseReason::TimedOut, true),
                 Phase::Open => self.retire(key, CloseReason::TimedOut),
                 Phase::Retiring => self.kill(key, CloseReason::TimedOut, true),
                 Phase::Dying => {}

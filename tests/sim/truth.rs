@@ -318,6 +318,7 @@ impl Truth {
     }
 
     pub fn unfinished(&self) -> Vec<u32> {
-        (0..self.calls.len() as u32).filter(|id| self.calls[*id as usize].outcome.is_none()).collect()
+        let waits = |call: &Call| call.outcome.is_none() && !call.hostile;
+        (0..self.calls.len() as u32).filter(|id| waits(&self.calls[*id as usize])).collect()
     }
 }

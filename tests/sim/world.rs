@@ -525,20 +525,25 @@ impl World {
         let gone = self.mmtp_clients.iter().all(|client| client.done)
             && self.tunnel_clients.iter().all(|client| client.done)
             && self.strangers.iter().all(|stranger| stranger.done);
-        let Some(pop) = self.pop.worker.as_ref() else {
-            return gone && self.gateways.iter().all(|process| process.worker.is_some());
-        };
-        let counters = pop.counters();
-        gone && counters.connections_open == 0
-            && counters.links_open == self.trunks() as u64
-            && pop.role().pool().ready() == self.trunks()
+        let trunks: u64 = self.gateways.iter().filter_map(|process| process.worker.as_ref())
+            .map(|worker| worker.counters().connections_open)
+            .sum();
+        let wanted = if self.pop.worker.is_some() { self.trunks() as u64 } else { 0 };
+        let gateways = trunks == wanted
             && self.gateways.iter().all(|process| {
                 process.worker.as_ref().is_some_and(|worker| {
                     let counters = worker.counters();
                     counters.links_open == counters.connections_open + counters.upstream_idle
                         && worker.role().gateway.exchange_count() == 0
                 })
-            })
+            });
+        let Some(pop) = self.pop.worker.as_ref() else { return gone && gateways };
+        let counters = pop.counters();
+        gone && counters.connections_open == 0
+            && counters.links_open == self.trunks() as u64
+            && pop.role().pool().ready() == self.trunks()
+            && pop.role().stream_count() == 0
+            && gateways
     }
 
     /// Everyone has left: only trunks and kept-alive connections may be there.
@@ -556,7 +561,10 @@ impl World {
             let free = self.net.borrow().buffers_free(process.host);
             assert_eq!(free, self.net.borrow().hosts[process.host].buffers_total, "nothing_left: buffers of a gateway");
         }
-        let Some(pop) = self.pop.worker.as_ref() else { return };
+        let Some(pop) = self.pop.worker.as_ref() else {
+            assert_eq!(trunks_total, 0, "nothing_left: a gateway holds trunks of a POP that is gone");
+            return;
+        };
         let counters = pop.counters();
         check_gauges(counters, "POP");
         assert_eq!(pop.role().stream_count(), 0, "nothing_left: streams of the POP");
