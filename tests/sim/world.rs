@@ -525,7 +525,10 @@ impl World {
         let gone = self.mmtp_clients.iter().all(|client| client.done)
             && self.tunnel_clients.iter().all(|client| client.done)
             && self.strangers.iter().all(|stranger| stranger.done);
-        let trunks: u64 = self.gateways.iter().filter_map(|process| process.worker.as_ref())
+        let trunks: u64 = self
+            .gateways
+            .iter()
+            .filter_map(|process| process.worker.as_ref())
             .map(|worker| worker.counters().connections_open)
             .sum();
         let wanted = if self.pop.worker.is_some() { self.trunks() as u64 } else { 0 };
