@@ -35,7 +35,7 @@ fn the_path_and_every_step_are_shown() {
     let line =
         |words: &str| text.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{words}: {text}"));
     for party in ["client", "POP", "gateway", "origin"] {
-        assert!(line("mTLS").contains(party), "{text}");
+        assert!(line("TLS both").contains(party), "{text}");
     }
     assert_eq!(line("========>").matches("127.0.0.1:").count(), 3);
     assert!(line("1. mmtp:// call, new connection").contains("200, "));

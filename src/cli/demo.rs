@@ -22,6 +22,7 @@ use crate::client::{BuildError, Call, CallError, Client, Receipt, Report, Reques
 use crate::server::certificates::IssueError;
 use crate::server::config::LogConfig;
 use crate::server::log;
+use crate::server::process;
 use crate::server::run::RunError;
 
 use parties::{HTTP, Parties};
@@ -32,8 +33,15 @@ use tunnel::TunnelError;
 /// Calls of the burst.
 const BURST_CALLS: usize = 2000;
 
-/// How many of them are under way at a time.
-const BURST_OUTSTANDING: usize = 100;
+/// How many of them are under way at a time, where descriptors allow it.
+const BURST_OUTSTANDING_MAX: usize = 100;
+
+/// Descriptors that one call under way may hold: both ends of a connection between gateway and origin, and as many again
+/// for one that is closing.
+const DESCRIPTORS_PER_CALL: u64 = 4;
+
+/// Descriptors of everything else.
+const DESCRIPTORS_RESERVED: u64 = 64;
 
 /// A service that no gateway here has.
 const NO_SERVICE: &str = "nosuch";
@@ -129,9 +137,9 @@ fn tell(parties: &Parties) -> Result<(), DemoError> {
     let style = Style { is_terminal };
     let path = Path {
         pop: parties.pop.address(),
-        pop_core: parties.pop.core,
+        pop_core: parties.pop.core(),
         gateway: parties.gateway.address(),
-        gateway_core: parties.gateway.core,
+        gateway_core: parties.gateway.core(),
         origin: parties.origin.address(),
         trunks: parties.trunks(),
     };
@@ -226,11 +234,11 @@ impl<'p> Teller<'p> {
         pop.refresh();
         let names = ["streams_opened", "receives", "sends", "passes"];
         let before = names.map(|name| pop.figure(name));
-        let request = self.request(HTTP)?;
+        let (request, outstanding) = (self.request(HTTP)?, burst_outstanding());
         let (mut under_way, mut times_ms) = (VecDeque::new(), Vec::with_capacity(BURST_CALLS));
         let started = Instant::now();
         for _ in 0..BURST_CALLS {
-            if under_way.len() == BURST_OUTSTANDING
+            if under_way.len() == outstanding
                 && let Some(call) = under_way.pop_front()
             {
                 times_ms.push(finish(&call)?);
@@ -248,7 +256,7 @@ impl<'p> Teller<'p> {
         let counted = |index: usize| after[index] - before[index];
         Ok(Burst {
             calls: BURST_CALLS,
-            outstanding: BURST_OUTSTANDING,
+            outstanding,
             seconds,
             p50_ms: times_ms[BURST_CALLS / 2],
             p99_ms: times_ms[BURST_CALLS * 99 / 100],
@@ -260,6 +268,12 @@ impl<'p> Teller<'p> {
             upstreams: gateway.figure("upstream_open"),
         })
     }
+}
+
+/// How many calls of the burst may be under way at a time.
+fn burst_outstanding() -> usize {
+    let affordable = process::descriptors_max().saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_CALL;
+    usize::try_from(affordable).unwrap_or(usize::MAX).clamp(1, BURST_OUTSTANDING_MAX)
 }
 
 /// Waits for a call of the burst, and gives what it took in milliseconds.

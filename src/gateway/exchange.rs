@@ -7,7 +7,7 @@ use super::http1::{BodyLength, BodyState, BodyWriter, ResponseReader};
 use crate::base::time::Time;
 use crate::base::timers::Deadline;
 use crate::base::wire::LinkId;
-use crate::mmtp::{Receipt, StreamId};
+use crate::mmtp::StreamId;
 
 /// Request bytes kept so that the request can be moved to a fresh connection. A larger request is not moved.
 pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -32,8 +32,6 @@ pub(super) struct Http {
     pub(super) reused: bool,
     /// Position of the upstream's send buffer before the request.
     pub(super) position: u64,
-    /// Some of the request was handed to the kernel on a connection that failed: it may have taken effect.
-    pub(super) attempted: bool,
 }
 
 impl Http {
@@ -46,7 +44,6 @@ impl Http {
             body: BodyState::Unsent,
             reused: false,
             position: 0,
-            attempted: false,
         }
     }
 
@@ -82,14 +79,4 @@ pub(super) struct Exchange {
     pub(super) deadline: Deadline,
     /// When the answer is of no more use, as the request said.
     pub(super) expires_at: Option<Time>,
-}
-
-impl Exchange {
-    /// What a failure before any byte of an answer means for the request.
-    pub(super) fn receipt_unanswered(&self) -> Receipt {
-        match &self.kind {
-            Kind::Http(http) if http.attempted => Receipt::Unknown,
-            Kind::Http(_) | Kind::Tunnel => Receipt::Refused,
-        }
-    }
 }

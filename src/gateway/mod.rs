@@ -19,7 +19,7 @@ use crate::base::time::Time;
 use crate::base::timers::{Deadline, Timers};
 use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Role, Sink, Wire};
 use crate::mmtp::{
-    Code, ConnError, Connection, Event, HeaderFlags, HeaderWriter, Known, Receipt, Reset, Settings, Tag,
+    Code, ConnError, Connection, Event, HeaderFlags, HeaderWriter, Known, Receipt, Reset, Settings, StreamId, Tag,
 };
 
 /// An upstream whose bytes wait for its trunk is paused above this, and read again below half of it.
@@ -139,44 +139,8 @@ impl Gateway {
                 Ok(None) => break,
                 Ok(Some(Event::Headers { stream, opened: true, block, flags, .. })) => {
                     let started = start(&self.settings, &mut self.scratch, &block, flags, wire);
-                    let expires_at = block.number(Known::DeadlineMs).map(Duration::from_millis);
-                    match started {
-                        Ok((service, kind)) if self.exchanges.len() < self.settings.streams_max => {
-                            let key = self.exchanges.insert(Exchange {
-                                trunk: link,
-                                stream,
-                                service,
-                                kind,
-                                upstream: None,
-                                connected: false,
-                                held: std::mem::take(&mut self.scratch),
-                                uncredited_bytes: 0,
-                                to_upstream_ended: flags.end(),
-                                to_trunk_ended: false,
-                                paused: false,
-                                attempted: false,
-                                tries_left: self.settings.services[service].upstreams.len(),
-                                deadline: Deadline::default(),
-                                expires_at: expires_at.map(|wait| now + wait),
-                            });
-                            trunk.connection.set_tag(stream, key.index);
-                            wire.counters().streams_open += 1;
-                            wire.counters().streams_opened += 1;
-                            self.connect(now, wire, key, true);
-                            self.extend_deadline(now, key);
-                        }
-                        refused => {
-                            let reset = refused.err().unwrap_or(Reset {
-                                code: Code::OVERLOADED,
-                                receipt: Receipt::Refused,
-                                wait_ms: OVERLOADED_WAIT_MS,
-                            });
-                            wire.counters().streams_refused += 1;
-                            if let Some(out) = wire.out(link) {
-                                trunk.connection.reset(stream, reset, out);
-                            }
-                        }
-                    }
+                    let patience = block.number(Known::DeadlineMs).map(Duration::from_millis);
+                    self.stream_opened(now, wire, (link, stream), started, flags.end(), patience);
                 }
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
                     let Some(key) = self.exchanges.key_at(tag) else { continue };
@@ -204,6 +168,53 @@ impl Gateway {
             }
         }
         self.drain_trunk(wire, link);
+    }
+
+    /// A POP opened a stream, which starts an exchange or is refused.
+    fn stream_opened<W: Wire>(
+        &mut self,
+        now: Time,
+        wire: &mut W,
+        (link, stream): (LinkId, StreamId),
+        started: Result<(usize, Kind), Reset>,
+        ended: bool,
+        patience: Option<Duration>,
+    ) {
+        let Some(Party::Trunk(trunk)) = self.parties.get_mut(link) else { return };
+        let overloaded = Reset { code: Code::OVERLOADED, receipt: Receipt::Refused, wait_ms: OVERLOADED_WAIT_MS };
+        let has_place = self.exchanges.len() < self.settings.streams_max;
+        let (service, kind) = match started.and_then(|started| has_place.then_some(started).ok_or(overloaded)) {
+            Ok(started) => started,
+            Err(reset) => {
+                wire.counters().streams_refused += 1;
+                if let Some(out) = wire.out(link) {
+                    trunk.connection.reset(stream, reset, out);
+                }
+                return;
+            }
+        };
+        let key = self.exchanges.insert(Exchange {
+            trunk: link,
+            stream,
+            service,
+            kind,
+            upstream: None,
+            connected: false,
+            held: std::mem::take(&mut self.scratch),
+            uncredited_bytes: 0,
+            to_upstream_ended: ended,
+            to_trunk_ended: false,
+            paused: false,
+            attempted: false,
+            tries_left: self.settings.services[service].upstreams.len(),
+            deadline: Deadline::default(),
+            expires_at: patience.map(|patience| now + patience),
+        });
+        trunk.connection.set_tag(stream, key.index);
+        wire.counters().streams_open += 1;
+        wire.counters().streams_opened += 1;
+        self.connect(now, wire, key, true);
+        self.extend_deadline(now, key);
     }
 
     /// Lets a trunk's queued streams move on, and reads from their upstreams again.

@@ -75,8 +75,8 @@ impl Gateway {
             return self.begin(now, wire, key);
         }
         if pool.open >= self.settings.services[exchange.service].connections_max {
-            let receipt = exchange.receipt_unanswered();
-            return self.fail(wire, key, Reset { code: Code::OVERLOADED, receipt, wait_ms: OVERLOADED_WAIT_MS });
+            let reset = Reset { code: Code::OVERLOADED, receipt: Receipt::Refused, wait_ms: OVERLOADED_WAIT_MS };
+            return self.fail(wire, key, reset);
         }
         if let Kind::Http(http) = &mut exchange.kind {
             http.reused = false;
@@ -282,7 +282,7 @@ impl Gateway {
             let submitted = !matches!(&exchange.kind, Kind::Http(http) if closed.submitted <= http.position);
             return self.upstream_failed(now, wire, key, submitted, "connection lost");
         }
-        let (retry, receipt) = (exchange.tries_left > 0, exchange.receipt_unanswered());
+        let retry = exchange.tries_left > 0;
         let service = exchange.service;
         exchange.upstream = None;
         wire.counters().upstream_failed += 1;
@@ -293,6 +293,7 @@ impl Gateway {
         }
         let code = if let CloseReason::Os(errno) = closed.reason { i64::from(errno) } else { 0 };
         wire.log(LogLine { what: "upstream unreachable", link: Some(link), peer: None, code, detail: "errno" });
+        let receipt = Receipt::Refused;
         self.fail(wire, key, Reset { code: Code::UPSTREAM_UNREACHABLE, receipt, wait_ms: UNREACHABLE_WAIT_MS });
     }
 
@@ -316,7 +317,6 @@ impl Gateway {
             };
             if http.reused && may_move(&http.method, attempt) {
                 http.start_over();
-                http.attempted |= submitted;
                 exchange.connected = false;
                 wire.counters().upstream_moved += 1;
                 return self.connect(now, wire, key, false);

@@ -265,6 +265,12 @@ impl Relay {
         }
     }
 
+    /// Whether the link is a tunnel of which both directions have ended.
+    fn is_tunnel_over(&self, link: LinkId) -> bool {
+        let Some(Party::Tunnel(key)) = self.parties.get(link) else { return false };
+        self.streams.get(*key).is_some_and(|stream| stream.to_origin_ended && stream.to_client_ended)
+    }
+
     /// Ends a stream towards its client with a receipt, and removes it.
     fn fail<W: Wire>(&mut self, wire: &mut W, key: Key, reset: Reset) {
         let Some(stream) = self.streams.get(key) else { return };
@@ -595,7 +601,7 @@ impl Relay {
             self.clients -= 1;
             wire.close(link);
         }
-        if self.clients == 0 {
+        if self.clients == 0 && self.streams.is_empty() {
             self.pool.close(wire);
         }
     }
@@ -795,17 +801,15 @@ impl<W: Wire> Role<W> for Relay {
     fn closed(&mut self, now: Time, wire: &mut W, link: LinkId, closed: Closed) {
         match closed.origin {
             Origin::Dialed { tag } => self.trunk_closed(now, wire, tag as usize, link, closed),
+            Origin::Accepted { .. } if closed.reason == CloseReason::Done && self.is_tunnel_over(link) => {
+                // What it sent may still be queued on the trunk: the stream goes on without its client.
+                self.forget_tunnel(wire, link);
+            }
             Origin::Accepted { .. } => self.client_closed(wire, link),
         }
     }
 
     fn pass_ended(&mut self, now: Time, wire: &mut W) {
-        // Entries of streams that were given up while they waited.
-        while let Some(key) = self.waiting.front()
-            && self.streams.get(*key).is_none_or(|stream| stream.waiting.is_none())
-        {
-            self.waiting.pop_front();
-        }
         if !self.waiting.is_empty() {
             self.place_waiting(now, wire); // a trunk that was full may have room by now
         }
@@ -835,6 +839,6 @@ impl<W: Wire> Role<W> for Relay {
     }
 
     fn is_drained(&self) -> bool {
-        self.clients == 0
+        self.clients == 0 && self.streams.is_empty()
     }
 }

@@ -101,6 +101,8 @@ pub struct WorkerConfig {
     pub buffers: u16,
     /// Size of each: `buffer_bytes`.
     pub buffer_bytes: u32,
+    /// Under load, how long a wait may last to gather a fuller batch: `batch_wait`.
+    pub batch_wait: Duration,
     /// From accept to the end of the TLS handshake: `handshake_timeout`.
     pub handshake_timeout: Duration,
     /// From dial to the end of connect and TLS handshake: `connect_timeout`.
@@ -558,6 +560,7 @@ impl Reader<'_> {
         let streams = section.number(problems, "streams_max", 1..=STREAMS_LIMIT);
         let buffers = section.number(problems, "buffers", 16..=BUFFERS_LIMIT);
         let buffer_bytes = section.number(problems, "buffer_bytes", 1024..=1024 * 1024);
+        let batch_wait = section.duration(problems, "batch_wait", default.batch_wait, Duration::ZERO..=MILLISECOND);
         let wait = 10 * MILLISECOND..=5 * MINUTE;
         let handshake_timeout =
             section.duration(problems, "handshake_timeout", default.handshake_timeout, wait.clone());
@@ -580,6 +583,7 @@ impl Reader<'_> {
             buffer_bytes: buffer_bytes
                 .and_then(|found| u32::try_from(found.value).ok())
                 .unwrap_or(default.buffer_bytes),
+            batch_wait,
             handshake_timeout,
             connect_timeout,
             idle_timeout,
@@ -1007,7 +1011,7 @@ mod tests {
                  backoff_min = \"200ms\"\nbackoff_max = \"9s\"\nwait_for_trunk = \"1s\"",
             )
             .replace("name = \"dc-a\"", "name = \"dc-a\"\nserver_name = \"gateway\"")
-            + "\n[worker]\nclients_max = 5\nstreams_max = 6\nbuffers = 64\nbuffer_bytes = 4096\n\
+            + "\n[worker]\nclients_max = 5\nstreams_max = 6\nbuffers = 64\nbuffer_bytes = 4096\nbatch_wait = \"20us\"\n\
                handshake_timeout = \"3s\"\nconnect_timeout = \"4s\"\nidle_timeout = \"1m\"\n\
                [log]\nformat = \"json\"\nlevel = \"debug\"\n";
         let (pop, warnings) = fixture.pop(&text).expect("all of these exist");
@@ -1019,6 +1023,7 @@ mod tests {
             streams_max: 6,
             buffers: 64,
             buffer_bytes: 4096,
+            batch_wait: Duration::from_micros(20),
             handshake_timeout: 3 * SECOND,
             connect_timeout: 4 * SECOND,
             idle_timeout: MINUTE,

@@ -77,6 +77,7 @@ impl WorkerConfig {
             streams_max: STREAMS_DEFAULT_MAX,
             buffers: 1024,
             buffer_bytes: 16 * 1024,
+            batch_wait: Duration::from_micros(50),
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(connect_s),
             idle_timeout: Duration::from_secs(idle_s),
@@ -90,7 +91,7 @@ impl UpstreamConfig {
         UpstreamConfig {
             connections_max: share.clamp(64, UPSTREAM_CONNECTIONS_DEFAULT_MAX) as usize,
             response_timeout: Duration::from_secs(60),
-            keepalive_max: 64,
+            keepalive_max: 256,
             keepalive_timeout: Duration::from_secs(4),
         }
     }
@@ -199,5 +200,76 @@ impl GatewayConfig {
             admin: None,
             log: LogConfig::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::certificates::{DevelopmentCa, Usage};
+    use std::path::Path;
+
+    const POP: &str = r#"
+        id = "a"
+        cores = [0]
+        [[listen]]
+        address = "127.0.0.1:1"
+        certificate = "a.pem"
+        key = "a.key"
+        tunnel = "web"
+        [backbone]
+        ca = "ca.pem"
+        certificate = "a.pem"
+        key = "a.key"
+        [[backbone.gateway]]
+        name = "b"
+        address = "127.0.0.1:2"
+    "#;
+
+    const GATEWAY: &str = r#"
+        id = "b"
+        cores = [0]
+        [listen]
+        address = "127.0.0.1:2"
+        certificate = "a.pem"
+        key = "a.key"
+        client_ca = "ca.pem"
+        [[service]]
+        name = "web"
+        kind = "tunnel"
+        upstream = "127.0.0.1:3"
+    "#;
+
+    /// A configuration as text, without what tells where certificates came from.
+    fn told(config: &impl std::fmt::Debug, directory: &Path) -> String {
+        let text = format!("{config:#?}").replace(&format!("{}/", directory.display()), "");
+        let is_file = |line: &&str| !["_file: ", "file: "].iter().any(|key| line.trim_start().contains(key));
+        let lines: Vec<&str> = text.lines().filter(is_file).collect();
+        lines.join("\n")
+    }
+
+    #[test]
+    fn without_a_file_everything_is_as_with_the_shortest_one() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let directory = directory.path();
+        let ca = DevelopmentCa::new().expect("an authority");
+        let issued = ca.issue("a", &[], Usage::ServerAndClient).expect("a certificate");
+        for (name, text) in [("a.pem", &issued.chain_pem), ("a.key", &issued.key_pem), ("ca.pem", &ca.pem())] {
+            std::fs::write(directory.join(name), text).expect("our own directory");
+        }
+        let here = Surroundings { cores: vec![0], descriptors: 4096, now: std::time::SystemTime::now() };
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+
+        let (read, _) = PopConfig::parse(POP, &directory.join("pop.toml"), &here).expect("a right one");
+        let listener = Listener::new(address(1), issued.identity(), Some("web"));
+        let backbone = Backbone::new(ca.authorities(), issued.identity(), vec![Gateway::new("b", address(2))]);
+        let made = PopConfig::new("a", vec![0], &here, listener, backbone);
+        assert_eq!(told(&made, directory), told(&read, directory));
+
+        let (read, _) = GatewayConfig::parse(GATEWAY, &directory.join("gateway.toml"), &here).expect("a right one");
+        let listener = TrunkListener::new(address(2), issued.identity(), ca.authorities());
+        let services = vec![Service::new("web", ServiceKind::Tunnel, address(3))];
+        let made = GatewayConfig::new("b", vec![0], &here, listener, services);
+        assert_eq!(told(&made, directory), told(&read, directory));
     }
 }

@@ -10,6 +10,7 @@ pub mod health;
 pub mod listen;
 pub mod log;
 pub mod metrics;
+pub mod party;
 pub mod problems;
 pub mod process;
 pub mod run;

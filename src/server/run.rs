@@ -32,6 +32,10 @@ const TRUNK_STREAMS_MAX: u32 = 1 << 20;
 /// Credit of a whole trunk. Trunks are shared by strangers, so only the credit of streams holds anybody back.
 const TRUNK_CREDIT_BYTES: u32 = 64 << 20;
 
+/// A tunnel in which nothing moves for this long is given up by the gateway. The POP's own `idle_timeout` is meant to
+/// come first; this one bounds what a POP that forgets can hold.
+const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
+
 /// First window of a stream on a trunk.
 const TRUNK_STREAM_CREDIT_BYTES: u32 = 128 << 10;
 
@@ -228,7 +232,12 @@ pub fn workers_plan(cores: Vec<Option<usize>>, binds: &[Bind], worker: &WorkerCo
         cores,
         listen: binds.iter().map(listen).collect(),
         tls: Arc::new(tls),
-        ring: RingSettings { buffers: worker.buffers, buffer_bytes: worker.buffer_bytes, ..RingSettings::default() },
+        ring: RingSettings {
+            buffers: worker.buffers,
+            buffer_bytes: worker.buffer_bytes,
+            batch_wait_us: u32::try_from(worker.batch_wait.as_micros()).unwrap_or(u32::MAX),
+            ..RingSettings::default()
+        },
         accepted_max: worker.clients_max,
         handshake_timeout: worker.handshake_timeout,
         connect_timeout: worker.connect_timeout,
@@ -350,7 +359,7 @@ pub fn gateway_settings(config: &GatewayConfig) -> GatewaySettings {
         upstreams: service.upstreams.clone(),
         authority: service.authority.clone(),
         response_timeout: upstream.response_timeout,
-        idle_timeout: config.worker.idle_timeout,
+        idle_timeout: TUNNEL_IDLE_TIMEOUT,
         keepalive_max: upstream.keepalive_max,
         keepalive_timeout: upstream.keepalive_timeout,
         connections_max: upstream.connections_max,

@@ -345,12 +345,13 @@ fn parse_address(problems: &mut Problems, place: &Place, text: &str, use_: Addre
     Some(address)
 }
 
-/// `250ms`, `5s`, `10m`, `1h`: a whole number and a unit. None when it is anything else.
+/// `50us`, `250ms`, `5s`, `10m`, `1h`: a whole number and a unit. None when it is anything else.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number: u64 = text[..digits].parse().ok()?;
     match &text[digits..] {
+        "us" => Some(Duration::from_micros(number)),
         "ms" => Some(Duration::from_millis(number)),
         "s" => Some(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs),
@@ -362,6 +363,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     match millis {
+        _ if !duration.as_micros().is_multiple_of(1_000) => format!("{}us", duration.as_micros()),
         _ if millis.is_multiple_of(3_600_000) && millis > 0 => format!("{}h", millis / 3_600_000),
         _ if millis.is_multiple_of(60_000) && millis > 0 => format!("{}m", millis / 60_000),
         _ if millis.is_multiple_of(1_000) => format!("{}s", millis / 1_000),
@@ -404,6 +406,7 @@ mod tests {
 
     #[test]
     fn durations_are_a_number_and_a_unit() {
+        assert_eq!(parse_duration("50us"), Some(Duration::from_micros(50)));
         assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(parse_duration("5s"), Some(Duration::from_secs(5)));
         assert_eq!(parse_duration("10m"), Some(Duration::from_secs(600)));
@@ -411,7 +414,7 @@ mod tests {
         for wrong in ["", "5", "s", "5 s", "-5s", "5.5s", "5sec", "99999999999999999999s", "18446744073709551615h"] {
             assert_eq!(parse_duration(wrong), None, "{wrong}");
         }
-        for text in ["250ms", "5s", "10m", "1h", "0s"] {
+        for text in ["50us", "250ms", "5s", "10m", "1h", "0s"] {
             assert_eq!(duration_text(parse_duration(text).expect("one of the above")), text);
         }
     }

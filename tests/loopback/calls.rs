@@ -23,7 +23,7 @@ fn nginx_answers_calls_of_every_kind() {
 
     let called = site.call(&["-H", "x-app: seven", &site.url("pay/who")]);
     called.answered(200);
-    assert_eq!(text(&called.body), "127.0.0.1|https|127.0.0.1|seven\n");
+    assert_eq!(text(&called.body), "127.0.0.1|https|localhost|seven\n");
 
     let called = site.call(&["-X", "HEAD", &site.url("pay/file")]);
     called.answered(200);
@@ -381,6 +381,7 @@ fn urgent_calls_do_not_wait_for_large_ones() {
     for call in large {
         assert!(call.body(content.len()).expect("the whole of it") == content);
     }
+    drop(client);
     site.until_quiet();
 }
 

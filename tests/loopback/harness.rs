@@ -133,8 +133,19 @@ impl Node {
         until("the admin address answers", || self.try_get(path))
     }
 
-    /// Its figures now; workers publish several times a second.
+    /// Its figures, published after this call began: workers publish several times a second.
     pub fn metrics(&self) -> Metrics {
+        let before = self.last_metrics().per_worker("passes_total");
+        until("every worker publishes", || {
+            let now = self.last_metrics().per_worker("passes_total");
+            before.iter().zip(&now).all(|(before, now)| now > before).then_some(())
+        });
+        // Once more, since a worker may have been in the middle of it.
+        self.last_metrics()
+    }
+
+    /// The figures published last.
+    fn last_metrics(&self) -> Metrics {
         let (status, text) = self.get("/metrics");
         assert_eq!(status, 200);
         let sample = |line: &str| {
@@ -145,7 +156,7 @@ impl Node {
     }
 
     /// Waits until its figures are as wanted.
-    pub fn until(&self, what: &str, wanted: impl Fn(&Metrics) -> bool) {
+    pub fn until(&self, what: &str, mut wanted: impl FnMut(&Metrics) -> bool) {
         let end = Instant::now() + SOON;
         while !wanted(&self.metrics()) {
             assert!(
@@ -165,7 +176,7 @@ impl Node {
     }
 
     /// All figures that are not zero, for messages.
-    fn figures(&self) -> String {
+    pub fn figures(&self) -> String {
         let Metrics(all) = self.metrics();
         let mut all: Vec<_> =
             all.into_iter().filter(|(name, value)| *value != 0.0 && !name.contains("worker")).collect();

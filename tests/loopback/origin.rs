@@ -21,7 +21,7 @@ pub fn nginx(files: &[(&str, &[u8])]) -> Nginx {
         let root = scratch.path().join("files");
         format!(
             "http {{ {NGINX_HTTP_PATHS} keepalive_requests 100000; server {{ listen {address} backlog=4096;
-                root {}; client_max_body_size 1g; default_type application/octet-stream; etag on;
+                root {}; client_max_body_size 1g; default_type application/octet-stream; if_modified_since before;
                 location /store/ {{ dav_methods PUT DELETE; create_full_put_path on; }}
                 location /who {{ return 200 \"$http_x_forwarded_for|$http_x_forwarded_proto|$host|$http_x_app\\n\"; }}
                 location /nothing {{ return 204; }}

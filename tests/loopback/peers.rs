@@ -160,6 +160,18 @@ impl Tls {
         }
     }
 
+    /// Says that nothing more will be sent, and leaves.
+    pub fn close(mut self) {
+        self.session.send_close_notify();
+        // The other end may have left already.
+        let _ = self.flush();
+    }
+
+    /// Ends the connection with FIN, without close_notify.
+    pub fn cut(self) {
+        self.socket.shutdown(Shutdown::Write).expect("it is open");
+    }
+
     /// Drops the connection with a reset.
     pub fn reset(self) {
         reset(self.socket);

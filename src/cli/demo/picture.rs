@@ -44,8 +44,8 @@ impl Path {
         let (pop, gateway, origin) = (self.pop.to_string(), self.gateway.to_string(), self.origin.to_string());
         let trunks = format!("{} trunks", self.trunks);
         let rows: [([&str; 4], [&str; 3]); 3] = [
-            (["client", "POP", "gateway", "origin"], ["TLS 1.3", "mTLS", "TCP"]),
-            (["mmtp:// or", &pop, &gateway, &origin], ["-------->", "========>", "-------->"]),
+            (["client", "POP", "gateway", "origin"], ["TLS 1.3", "TLS both", "TCP"]),
+            (["mmtp://", &pop, &gateway, &origin], ["-------->", "========>", "-------->"]),
             (["https://", &pop_core, &gateway_core, "plain HTTP/1.1"], ["", &trunks, ""]),
         ];
         let border = |columns: usize| format!("+{}+", "-".repeat(columns));
@@ -103,7 +103,7 @@ pub(super) struct Burst {
     pub(super) sends: u64,
     pub(super) passes: u64,
     pub(super) trunks: u64,
-    /// Connections from the gateway to the origin that carried it.
+    /// Connections to the origin that the gateway keeps after it.
     pub(super) upstreams: u64,
 }
 
@@ -118,7 +118,7 @@ impl Burst {
             self.seconds * 1000.0,
         );
         text += "  What the POP counted meanwhile (calls that move together share records and sends):\n";
-        let upstreams = format!("over {trunks} trunks, then {} connections to the origin", self.upstreams);
+        let upstreams = format!("over {trunks} trunks; connections kept to the origin: {}", self.upstreams);
         for (name, count, remark) in [
             ("streams", *streams, upstreams.as_str()),
             ("receives", self.receives, "2 if each came alone: the request and its answer"),

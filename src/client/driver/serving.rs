@@ -53,7 +53,7 @@ impl Driver {
         plaintext.clear();
         let read = session.read(now, &mut plaintext);
         if read.is_ok() && session.start(&self.options.settings, now)? {
-            link.steps.secured_at = Some(now);
+            link.steps.secured_at = Some(self.mailbox.now()); // checking the certificate took time as well
         }
         // What arrived before a failure still counts: it may hold whole answers.
         let mut calls = Calls { book: &mut self.calls, link: key, now };
