@@ -374,6 +374,8 @@ impl<L: Role<Links>> Engine<L> {
         link.paused = false;
         if link.lane.ending == Ending::Open {
             link.lane.ending = Ending::Wanted;
+            // What was put is still sent: the role, which hears of the end now, must not take it for unsent.
+            link.lane.submitted = link.lane.position();
         }
         let until = self.now + self.patience(key);
         let link = self.links.slab.get_mut(key).expect("found above");

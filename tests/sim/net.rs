@@ -319,7 +319,7 @@ impl Net {
             return Err(error);
         }
         let Some(peer) = socket.peer.filter(|_| !socket.fin_sent) else { return Err(Errno(libc::EPIPE)) };
-        if !self.sockets[peer].open {
+        if !self.sockets[peer].open || self.sockets[peer].error.is_some() {
             // Nobody is there any more: a reset comes back.
             self.send_reset(fd, false);
             return Ok(bytes.len());
@@ -402,7 +402,7 @@ impl Net {
         match socket.peer {
             Some(peer) => {
                 let peer = &self.sockets[peer];
-                !peer.open || peer.inbox_bytes < peer.capacity
+                !peer.open || peer.error.is_some() || peer.inbox_bytes < peer.capacity
             }
             None => true,
         }
