@@ -91,8 +91,8 @@ impl<W: Wire> Role<W> for Witness {
         self.gateway.due(now, wire);
     }
 
-    fn drain(&mut self, now: Time, wire: &mut W, until: Time) {
-        self.gateway.drain(now, wire, until);
+    fn drain(&mut self, wire: &mut W) {
+        self.gateway.drain(wire);
     }
 
     fn is_drained(&self) -> bool {
