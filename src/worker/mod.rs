@@ -269,6 +269,8 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
                 let from = bytes.len() - (out_bytes - taken);
                 let fd = link.fd.expect("a link that sent has a descriptor");
                 self.ring.send(fd, key, bytes, from);
+                // A part can be what brings the lane below its mark; what follows would not be seen to.
+                self.engine.moved(key, was_full);
             }
             Ok(_) => self.engine.kill(key, CloseReason::Os(libc::EPIPE), false),
             Err(errno) => self.engine.kill(key, CloseReason::Os(errno.0), false),

@@ -212,7 +212,9 @@ impl MmtpClient {
         note!(ctx.net, "{} lost fd {}: {why:?}", self.name, link.secure.fd.0);
         let honest = !self.hostile;
         let own = self.manners.leaves.is_some_and(|(at, _)| at <= ctx.net.now) || self.closing;
-        let provoked = ctx.net.was_faulted(link.secure.fd) || ctx.pop_drains || own;
+        // Who does not listen does not complete a handshake in time.
+        let deaf = self.manners.deaf.is_some() && !link.secure.is_established();
+        let provoked = deaf || ctx.net.was_faulted(link.secure.fd) || ctx.pop_drains || own;
         assert!(!honest || provoked, "unprovoked_loss: {} lost its connection: {why:?}", self.name);
         let sound = link.broken.is_none() && link.secure.tls_error.is_none();
         assert!(!honest || sound, "conformance: {} was sent what breaks the rules: {why:?}", self.name);
@@ -323,6 +325,9 @@ impl MmtpClient {
                 self.done = true;
             }
             return true;
+        }
+        if ctx.leaving && self.hostile {
+            abandon(std::mem::take(&mut link.running), ctx.truth);
         }
         let idle = link.running.is_empty() && (self.calls.is_empty() || link.going_away || ctx.leaving);
         if idle && !self.closing && (ctx.leaving || self.calls.is_empty() || link.going_away) {

@@ -234,7 +234,7 @@ impl Conn {
     }
 
     fn take_head(&mut self, ctx: &mut Ctx<'_>, prng: &mut Prng, head: &[u8]) {
-        let text = std::str::from_utf8(head).expect("upstream_conformance: a head is text");
+        let text = &*String::from_utf8_lossy(head);
         let mut lines = text.split("\r\n");
         let mut line = lines.next().expect("split gives one").split(' ');
         let (method, path) = (line.next().unwrap_or(""), line.next().unwrap_or(""));
