@@ -7,6 +7,7 @@ mod clients;
 mod net;
 mod origins;
 mod plan;
+mod regressions;
 mod ring;
 mod secure;
 mod truth;

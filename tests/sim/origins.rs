@@ -144,6 +144,11 @@ impl Conn {
                 Ok(count) => {
                     self.output.drain(..count);
                     moved = count > 0;
+                    if let Some(exchange) = &self.exchange
+                        && let Some(call) = ctx.truth.call(exchange.id, exchange.check)
+                    {
+                        call.origin_sent += count;
+                    }
                 }
                 Err(Errno(_)) => {
                     self.close(ctx, false);
@@ -267,7 +272,7 @@ impl Conn {
             head: method == "HEAD",
             chunked,
             request_bytes: length.unwrap_or(0),
-            response_bytes: response_bytes.min(1 << 20),
+            response_bytes: response_bytes.min(1 << 23),
             received: 0,
             request_over: false,
             answered: false,
@@ -419,7 +424,7 @@ impl Conn {
             head: false,
             chunked: false,
             request_bytes: number(12) as usize,
-            response_bytes: (number(8) as usize).min(1 << 20),
+            response_bytes: (number(8) as usize).min(1 << 23),
             received: 0,
             request_over: false,
             answered: false,

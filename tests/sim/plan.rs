@@ -40,9 +40,71 @@ pub struct Scenario {
     pub rude: bool,
     pub bulk: bool,
     pub events: Vec<(Duration, Event)>,
+    /// Instead of clients that the seed decides.
+    pub guests: Vec<Guest>,
+}
+
+/// A client whose doings are given.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    pub manners: Manners,
+    /// Deaf between these, from the start.
+    pub deaf: Option<(Duration, Duration)>,
+    /// Gives no credit back before this, from the start.
+    pub stingy_until: Option<Duration>,
+    /// Calls and when they are made. A tunnel makes one.
+    pub calls: Vec<(Duration, Plan)>,
+}
+
+impl Guest {
+    pub fn new(calls: Vec<(Duration, Plan)>) -> Guest {
+        Guest { manners: Manners::default(), deaf: None, stingy_until: None, calls }
+    }
+}
+
+impl Plan {
+    /// A call like this one over and over has nothing special about it.
+    pub fn new(service: Service, mode: Mode, method: &'static str, request_bytes: usize, response_bytes: usize) -> Plan {
+        Plan {
+            service,
+            mode,
+            method,
+            idempotent: false,
+            request_bytes,
+            response_bytes,
+            length_known: true,
+            priority: 3,
+            cancel_after: None,
+        }
+    }
 }
 
 impl Scenario {
+    /// Fair weather, one gateway, and the guests that are given.
+    pub fn with_guests(seed: u64, guests: Vec<Guest>) -> Scenario {
+        let mut prng = Prng::new(seed);
+        Scenario {
+            seed,
+            weather: clear(&mut prng),
+            is_clear: true,
+            gateways: 1,
+            trunks_per_gateway: 1 + prng.below(2) as usize,
+            buffers: (16, 4096),
+            trunk_streams_max: 1024,
+            trunk_stream_credit: 64 * 1024,
+            client_stream_credit: 64 * 1024,
+            mmtp_clients: 0,
+            calls_max: 1,
+            tunnel_clients: 0,
+            strangers: 0,
+            hostile: false,
+            rude: false,
+            bulk: false,
+            events: Vec::new(),
+            guests,
+        }
+    }
+
     pub fn of_seed(seed: u64) -> Scenario {
         let mut prng = Prng::new(seed);
         let prng = &mut prng;
@@ -83,6 +145,7 @@ impl Scenario {
             rude: !is_clear && prng.chance(2),
             bulk: prng.chance(12),
             events,
+            guests: Vec::new(),
         }
     }
 

@@ -149,8 +149,9 @@ pub struct Call {
     pub at_gateway: bool,
     /// Heads that an origin read.
     pub at_origin: u32,
-    /// Bytes of the answer's body that origins wrote, and that the client read.
+    /// Bytes of the answer's body that origins wrote, what their sockets took of the answer, and what the client read.
     pub origin_wrote: usize,
+    pub origin_sent: usize,
     pub client_read: usize,
     pub outcome: Option<Outcome>,
 }
@@ -190,6 +191,7 @@ impl Truth {
             at_gateway: false,
             at_origin: 0,
             origin_wrote: 0,
+            origin_sent: 0,
             client_read: 0,
             outcome: None,
         });

@@ -254,6 +254,22 @@ impl World {
             }
             self.tunnel_clients.push(client);
         }
+        for (index, guest) in self.scenario.guests.clone().into_iter().enumerate() {
+            let from_start = |after: Duration| start + after;
+            let mut manners = guest.manners;
+            manners.deaf = guest.deaf.map(|(from, until)| (start + from, start + until));
+            manners.stingy_until = guest.stingy_until.map(from_start);
+            let mut truth = self.truth.borrow_mut();
+            let is_tunnel = guest.calls[0].1.service == Service::Tunnel;
+            let mut calls = guest.calls.into_iter().map(|(at, plan)| (start + at, truth.add(plan, false)));
+            let (name, prng) = (format!("guest {index}"), Prng::new(prng.next_u64()));
+            if is_tunnel {
+                let (at, id) = calls.next().expect("a tunnel makes a call");
+                self.tunnel_clients.push(TunnelClient::new(name, prng, pop_address(), at, id, manners));
+            } else {
+                self.mmtp_clients.push(MmtpClient::new(name, prng, pop_address(), calls.collect(), manners));
+            }
+        }
         for _ in 0..self.scenario.strangers {
             let seed = prng.next_u64();
             let stranger = Stranger::new(Prng::new(seed), pop_address(), at(prng, 2500));
@@ -389,7 +405,8 @@ impl World {
         }
     }
 
-    fn run_until(&mut self, until: Time, mut over: impl FnMut(&mut World) -> bool) {
+    /// Goes on until then, or until it is over.
+    pub fn run_until(&mut self, until: Time, mut over: impl FnMut(&mut World) -> bool) {
         while self.net.borrow().now < until && !over(self) {
             self.go_on(until);
         }
@@ -633,6 +650,7 @@ fn check_gauges(counters: &Counters, who: &str) {
 fn relay_settings(scenario: &Scenario) -> RelaySettings {
     let mut trunk = Settings::new(Side::Initiator, Agent::Pop);
     trunk.stream_credit = scenario.trunk_stream_credit;
+    trunk.stream_credit_max = 256 * 1024;
     trunk.connection_credit = 1024 * 1024;
     trunk.credit_policy = CreditPolicy::OnArrival;
     trunk.churn_burst = 1 << 20;
@@ -661,6 +679,7 @@ fn gateway_settings(scenario: &Scenario) -> GatewaySettings {
     let mut trunk = Settings::new(Side::Acceptor, Agent::Gateway);
     trunk.streams_max = scenario.trunk_streams_max;
     trunk.stream_credit = scenario.trunk_stream_credit;
+    trunk.stream_credit_max = 256 * 1024;
     trunk.connection_credit = 1024 * 1024;
     trunk.credit_policy = CreditPolicy::OnArrival;
     trunk.churn_burst = 1 << 20;

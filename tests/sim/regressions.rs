@@ -1,0 +1,120 @@
+//! What seeds have found, each as a small world of its own, played under a number of seeds.
+
+use std::time::Duration;
+
+use crate::check;
+use crate::plan::{Event, Guest, Scenario};
+use crate::truth::{Mode, Outcome, Plan, Service};
+use crate::world::World;
+
+fn at_ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A retiring link was cut after the linger timeout although its peer, who read slowly, was still owed bytes.
+#[test]
+fn a_slow_reader_gets_the_tail_of_a_tunnel() {
+    for seed in 0..30 {
+        let plan = Plan::new(Service::Tunnel, Mode::EarlyEnd, "CONNECT", 100, 150_000);
+        let guest = Guest { deaf: Some((at_ms(300), at_ms(4300))), ..Guest::new(vec![(at_ms(200), plan)]) };
+        check(&Scenario::with_guests(seed, vec![guest]));
+    }
+}
+
+/// An orderly end of a tunnel that was never served looked like a whole, empty answer.
+#[test]
+fn a_tunnel_that_comes_to_a_draining_pop_is_reset() {
+    for seed in 0..30 {
+        let tunnel = |at| Guest::new(vec![(at, Plan::new(Service::Tunnel, Mode::Echo, "CONNECT", 500, 0))]);
+        let slow = Guest::new(vec![(at_ms(100), Plan::new(Service::Http, Mode::Slow, "GET", 0, 5000))]);
+        let mut scenario = Scenario::with_guests(seed, vec![slow, tunnel(at_ms(195)), tunnel(at_ms(199))]);
+        scenario.events = vec![(at_ms(200), Event::PopDrains)];
+        scenario.weather.latency_max = at_ms(10);
+        check(&scenario);
+    }
+}
+
+/// A request that was moved from a dead connection and found no other was called refused, as if nobody had read it.
+#[test]
+fn a_request_that_may_have_been_read_is_not_called_refused() {
+    for seed in 0..60 {
+        let call = |at: u64| (at_ms(200 + at * 97), Plan::new(Service::Http, Mode::Stale, "GET", 0, 20));
+        let mut scenario = Scenario::with_guests(seed, vec![Guest::new((0..30).map(call).collect())]);
+        scenario.is_clear = false;
+        scenario.weather.connect_failure = 2;
+        scenario.weather.latency_max = at_ms(40);
+        scenario.weather.reset = 60;
+        check(&scenario);
+    }
+}
+
+/// Streams that found every trunk at its limit waited for a new trunk instead of for room, and failed.
+#[test]
+fn streams_beyond_the_limit_of_a_trunk_wait_for_room() {
+    for seed in 0..20 {
+        let call = || (at_ms(300), Plan::new(Service::Http, Mode::Slow, "GET", 0, 300));
+        let mut scenario = Scenario::with_guests(seed, (0..3).map(|_| Guest::new(vec![call(); 10])).collect());
+        scenario.trunk_streams_max = 8;
+        check(&scenario);
+    }
+}
+
+/// A client that had its answer and left before its trunk had taken the request left its stream behind.
+#[test]
+fn a_client_that_leaves_with_its_answer_leaves_nothing_behind() {
+    for seed in 0..40 {
+        let call = || (at_ms(300), Plan::new(Service::Http, Mode::Early, "POST", 60_000, 200));
+        let mut scenario = Scenario::with_guests(seed, vec![Guest::new(vec![call()]), Guest::new(vec![call(); 3])]);
+        scenario.trunk_stream_credit = 16 * 1024;
+        scenario.weather.sliver = 2;
+        check(&scenario);
+    }
+}
+
+/// When a short send brought a buffer below its mark, its role was not told of the room.
+#[test]
+fn a_short_send_tells_of_room() {
+    for seed in 0..20 {
+        let plan = Plan::new(Service::Http, Mode::Length, "POST", 400_000, 300_000);
+        let mut scenario = Scenario::with_guests(seed, vec![Guest::new(vec![(at_ms(200), plan)])]);
+        scenario.weather.short_send = 3;
+        scenario.weather.sliver = 2;
+        scenario.weather.latency_max = at_ms(20);
+        check(&scenario);
+    }
+}
+
+/// Bytes that may lie between three origins and a client that does not read, for the three answers together: per answer the
+/// origin's socket, what the gateway queues and the trunk's window; and once the send buffers and sockets of both hops.
+const BETWEEN_BYTES_MAX: usize = 3 * (64 + 80 + 256) * 1024 + 2 * (256 + 64) * 1024 + 128 * 1024;
+
+/// Whoever stops reading, or gives no credit, fills what was granted to him and holds nobody else back.
+#[test]
+fn a_client_that_stops_reading_is_bounded_and_alone() {
+    for seed in 0..20 {
+        let download = || (at_ms(200), Plan::new(Service::Http, Mode::Length, "GET", 0, 2_500_000));
+        let quick = |at: u64| (at_ms(500 + at * 40), Plan::new(Service::Http, Mode::Length, "POST", 300, 3000));
+        let mut stuck = Guest::new(vec![download(); 3]);
+        if seed % 2 == 0 {
+            stuck.deaf = Some((at_ms(250), at_ms(3500)));
+        } else {
+            stuck.stingy_until = Some(at_ms(3500));
+        }
+        let lively = Guest::new((0..40).map(quick).collect());
+        let mut scenario = Scenario::with_guests(seed, vec![stuck, lively]);
+        scenario.buffers = (64, 16 * 1024);
+        scenario.weather.sliver = 0;
+        scenario.weather.latency_max = at_ms(4);
+        let mut world = World::new(scenario, false);
+        let until = world.net.borrow().now + at_ms(3400);
+        world.run_until(until, |_| false);
+        {
+            let truth = world.truth.borrow();
+            let between: usize = truth.calls[..3].iter().map(|call| call.origin_sent - call.client_read).sum();
+            assert!(between <= BETWEEN_BYTES_MAX, "memory_bounded: {between} bytes for a client that does not read ({seed})");
+            let waiting = truth.calls[3..].iter().filter(|call| call.outcome != Some(Outcome::Done)).count();
+            assert_eq!(waiting, 0, "others_make_progress: beside a client that does not read (seed {seed})");
+        }
+        world.run();
+    }
+}
