@@ -199,8 +199,8 @@ pub trait Role<W: Wire> {
     /// A deadline has come.
     fn due(&mut self, now: Time, wire: &mut W);
 
-    /// The process is asked to stop: take nothing new, tell peers, let what runs end before `until`.
-    fn drain(&mut self, now: Time, wire: &mut W, until: Time);
+    /// The process is asked to stop: take nothing new, tell peers, let what runs end.
+    fn drain(&mut self, wire: &mut W);
 
     /// Whether nothing is left that draining waits for.
     fn is_drained(&self) -> bool;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::client::{
-    BuildError, Call, CallError, Client, Failure, PRIORITY_DEFAULT, Report, Request, TIMEOUT_DEFAULT, Url,
+    BuildError, Call, CallError, Client, Failure, PRIORITY_DEFAULT, Receipt, Report, Request, TIMEOUT_DEFAULT, Url,
 };
 
 /// Bytes read from a file or written to standard output at once.
@@ -306,6 +306,10 @@ fn download(call: &Call) -> Result<(), Broken> {
 struct Tally {
     answered: u32,
     failed: u32,
+    /// Of those that failed, by receipt.
+    not_forwarded: u32,
+    unknown: u32,
+    refused: u32,
     differing: u32,
     connections: u32,
     times_ms: Vec<f64>,
@@ -319,6 +323,11 @@ impl Tally {
         match call.response(COMPARED_BYTES_MAX) {
             Err(error) => {
                 self.failed += 1;
+                match error.receipt() {
+                    Receipt::NotForwarded => self.not_forwarded += 1,
+                    Receipt::Unknown => self.unknown += 1,
+                    Receipt::Refused { .. } => self.refused += 1,
+                }
                 self.first_error.get_or_insert(error);
             }
             Ok(response) => {
@@ -342,6 +351,9 @@ impl Tally {
             "calls": self.answered + self.failed,
             "answered": self.answered,
             "failed": self.failed,
+            "not_forwarded": self.not_forwarded,
+            "unknown": self.unknown,
+            "refused": self.refused,
             "differing": self.differing,
             "connections": self.connections,
             "total_ms": elapsed.as_micros() as f64 / 1000.0,

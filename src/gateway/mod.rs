@@ -538,7 +538,7 @@ impl<W: Wire> Role<W> for Gateway {
         self.expire_idle(now, wire);
     }
 
-    fn drain(&mut self, _now: Time, wire: &mut W, _until: Time) {
+    fn drain(&mut self, wire: &mut W) {
         self.draining = true;
         let wait_ms = u32::try_from(self.settings.goaway_wait.as_millis()).unwrap_or(u32::MAX);
         for (link, party) in self.parties.iter_mut() {

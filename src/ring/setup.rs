@@ -22,7 +22,7 @@ pub struct RingSettings {
 
 impl Default for RingSettings {
     /// 4096 submissions, 16384 completions, 512 buffers of 16 KiB (8 MiB when all were touched),
-    /// and 50 microseconds to fill a batch.
+    /// and 200 microseconds to fill a batch.
     fn default() -> Self {
         RingSettings {
             submissions: 4096,

@@ -12,6 +12,7 @@ use super::config::{
     Backbone, Gateway, GatewayConfig, Listener, LogConfig, PopConfig, Service, ServiceKind, Surroundings,
     TrunkListener, UpstreamConfig, WorkerConfig,
 };
+use crate::ring::RingSettings;
 
 /// Descriptors a process needs besides connections: rings, listeners, trunks, files, the admin address.
 const DESCRIPTORS_RESERVED: u64 = 512;
@@ -72,12 +73,13 @@ impl WorkerConfig {
             Side::Pop => (5, 600),
             Side::Gateway => (2, 60),
         };
+        let ring = RingSettings::default();
         WorkerConfig {
             clients_max: here.descriptors_per_worker(worker_count).clamp(64, CLIENTS_DEFAULT_MAX) as usize,
             streams_max: STREAMS_DEFAULT_MAX,
-            buffers: 1024,
-            buffer_bytes: 16 * 1024,
-            batch_wait: Duration::from_micros(50),
+            buffers: ring.buffers,
+            buffer_bytes: ring.buffer_bytes,
+            batch_wait: Duration::from_micros(u64::from(ring.batch_wait_us)),
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(connect_s),
             idle_timeout: Duration::from_secs(idle_s),

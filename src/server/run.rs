@@ -155,9 +155,9 @@ impl Process<'_> {
         let flags = Arc::new(Flags::default());
         let health = Health::new(self.role, self.id, flags.clone(), shared.clone(), Instant::now());
         let mut slow = SlowThread::new(health).map_err(RunError::Slow)?;
-        if let Some(address) = self.admin {
-            slow.listen(address).map_err(|error| self.bind_problem("admin.address", address, &error))?;
-        }
+        let listen =
+            |address| slow.listen(address).map_err(|error| self.bind_problem("admin.address", address, &error));
+        let admin = self.admin.map(listen).transpose()?;
         let workers = Workers::start(&plan, shared, make_role).map_err(|error| match error {
             WorkersError::Bind(index, error) => {
                 let bind = &self.binds[index];
@@ -166,7 +166,8 @@ impl Process<'_> {
             other => RunError::Workers(other),
         })?;
         flags.listening.store(true, Ordering::Relaxed);
-        tracing::info!(id = self.id, addresses = ?workers.addresses(), workers = plan.cores.len(), "listening");
+        let (addresses, admin) = (workers.addresses(), admin.map(tracing::field::display));
+        tracing::info!(id = self.id, ?addresses, admin, workers = plan.cores.len(), "listening");
         let ended = self.serve(&mut slow, workers, config, &flags, &reread);
         slow.finish();
         ended

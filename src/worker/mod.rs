@@ -402,7 +402,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
                 (_, None) => {}
             }
         }
-        self.engine.role.drain(self.engine.now, &mut self.engine.links, until);
+        self.engine.role.drain(&mut self.engine.links);
     }
 
     fn is_over(&mut self, now: Time) -> bool {

@@ -357,8 +357,11 @@ fn more_streams_than_allowed_and_resets_without_end_are_refused() {
     site.until_quiet();
 }
 
-/// How much the POP may grow for one client that does not read.
-const GROWTH_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// How much a process may grow for so many streams that are stuck. What one stream may hold is its window on the trunk,
+/// which a fast start lets grow to 2 MiB, and a queue's memory doubles as it grows; the rest is the allocator's.
+fn growth_bytes_max(streams: u64) -> u64 {
+    (2 * 2 * streams + 4) * 1024 * 1024
+}
 
 #[test]
 fn a_client_that_stops_reading_costs_little_and_harms_nobody() {
@@ -384,7 +387,7 @@ fn a_client_that_stops_reading_costs_little_and_harms_nobody() {
         std::mem::replace(&mut sent, now) == now && metrics.get("streams_open") == 2
     });
     let growth = site.pop.anonymous_bytes().saturating_sub(before);
-    assert!(growth < GROWTH_BYTES_MAX, "the POP grew by {growth} bytes");
+    assert!(growth < growth_bytes_max(2), "the POP grew by {growth} bytes");
 
     // Others are served meanwhile, small and large.
     assert_eq!(text(&site.curl(&[&site.https("/")])), "hello from nginx\n");
@@ -392,7 +395,7 @@ fn a_client_that_stops_reading_costs_little_and_harms_nobody() {
     called.answered(200);
     assert!(called.body == content);
     let growth = site.pop.anonymous_bytes().saturating_sub(before);
-    assert!(growth < GROWTH_BYTES_MAX, "the POP grew by {growth} bytes");
+    assert!(growth < growth_bytes_max(3), "the POP grew by {growth} bytes");
 
     // One that reads on after all gets the rest; one that is gone is forgotten.
     let (got, _) = tunnel.receive_all();
@@ -436,9 +439,9 @@ fn an_origin_that_stops_reading_holds_its_client_back() {
             std::mem::replace(&mut received, now) == now && now > 128 * 1024
         });
         let growth = site.pop.anonymous_bytes().saturating_sub(before.0);
-        assert!(growth < GROWTH_BYTES_MAX, "the POP grew by {growth} bytes");
+        assert!(growth < growth_bytes_max(1), "the POP grew by {growth} bytes");
         let growth = site.gateway.anonymous_bytes().saturating_sub(before.1);
-        assert!(growth < GROWTH_BYTES_MAX, "the gateway grew by {growth} bytes");
+        assert!(growth < growth_bytes_max(1), "the gateway grew by {growth} bytes");
         release.send(()).expect("the origin waits");
         let (answer, end) = writer.join().expect("it wrote");
         assert_eq!((text(&answer), end), (content.len().to_string(), End::Notified));

@@ -190,6 +190,11 @@ fn what_cannot_be_carried_out_says_so() {
 fn an_upstream_that_is_down_is_a_refusal() {
     let site = Site::start(address());
     site.call(&[&site.url("pay/")]).failed("refused", "upstream_unreachable");
+    let many = site.call(&["--repeat", "5", &site.url("pay/")]);
+    assert_eq!(many.code, 1, "{}", many.stderr);
+    for (key, value) in [("failed", 5), ("refused", 5), ("unknown", 0), ("not_forwarded", 0), ("answered", 0)] {
+        assert_eq!(many.report[key], value, "{key}: {}", many.stderr);
+    }
     // In a tunnel it is a reset: nobody may take it for an empty answer.
     assert!(!site.curl_output(&[&site.https("/")]).status.success());
     site.until_quiet();

@@ -64,7 +64,13 @@ impl Guest {
 
 impl Plan {
     /// A call like this one over and over has nothing special about it.
-    pub fn new(service: Service, mode: Mode, method: &'static str, request_bytes: usize, response_bytes: usize) -> Plan {
+    pub fn new(
+        service: Service,
+        mode: Mode,
+        method: &'static str,
+        request_bytes: usize,
+        response_bytes: usize,
+    ) -> Plan {
         Plan {
             service,
             mode,

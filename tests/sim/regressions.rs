@@ -115,7 +115,10 @@ fn a_client_that_stops_reading_is_bounded_and_alone() {
         {
             let truth = world.truth.borrow();
             let between: usize = truth.calls[..3].iter().map(|call| call.origin_sent - call.client_read).sum();
-            assert!(between <= BETWEEN_BYTES_MAX, "memory_bounded: {between} bytes for a client that does not read ({seed})");
+            assert!(
+                between <= BETWEEN_BYTES_MAX,
+                "memory_bounded: {between} bytes for a client that does not read ({seed})"
+            );
             let waiting = truth.calls[3..].iter().filter(|call| call.outcome != Some(Outcome::Done)).count();
             assert_eq!(waiting, 0, "others_make_progress: beside a client that does not read (seed {seed})");
         }

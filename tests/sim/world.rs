@@ -91,8 +91,8 @@ impl<W: Wire> Role<W> for Witness {
         self.gateway.due(now, wire);
     }
 
-    fn drain(&mut self, now: Time, wire: &mut W, until: Time) {
-        self.gateway.drain(now, wire, until);
+    fn drain(&mut self, wire: &mut W) {
+        self.gateway.drain(wire);
     }
 
     fn is_drained(&self) -> bool {
@@ -549,7 +549,10 @@ impl World {
         let gone = self.mmtp_clients.iter().all(|client| client.done)
             && self.tunnel_clients.iter().all(|client| client.done)
             && self.strangers.iter().all(|stranger| stranger.done);
-        let trunks: u64 = self.gateways.iter().filter_map(|process| process.worker.as_ref())
+        let trunks: u64 = self
+            .gateways
+            .iter()
+            .filter_map(|process| process.worker.as_ref())
             .map(|worker| worker.counters().connections_open)
             .sum();
         let wanted = if self.pop.worker.is_some() { self.trunks() as u64 } else { 0 };

@@ -13,9 +13,9 @@ pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Fields of one head: as many as fit a header block of MMTP, and as there are bits in the set of those to leave out.
 pub const HEAD_FIELDS_MAX: usize = 128;
 
-/// Interim (1xx) responses before the final one. A server sends one or two; an endless row of them would hold a
+/// Interim (1xx) responses before the final one: as many as MMTP passes on (MMTP 5.2). A server sends one or two; an endless row of them would hold a
 /// request for ever.
-pub const INTERIM_MAX: u32 = 16;
+pub const INTERIM_MAX: u32 = 8;
 
 /// Options in the Connection fields of one head other than close and keep-alive: bounds the work of finding the
 /// fields they name.
