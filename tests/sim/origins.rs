@@ -324,7 +324,7 @@ impl Conn {
         };
         // Framed, such an answer is whole, and the connection looks as if it were kept.
         let looks_kept = exchange.head || whole == 0 || mode == Mode::Rude;
-        let closes = matches!(mode, Mode::CutLength | Mode::CutChunks | Mode::Reset | Mode::Rude);
+        let closes = matches!(mode, Mode::UntilClose | Mode::CutLength | Mode::CutChunks | Mode::Reset | Mode::Rude);
         ctx.truth.stale_closes += u32::from(looks_kept && closes);
         let content = if exchange.head { Vec::new() } else { body(id, false, 0, count) };
         if let Some(call) = ctx.truth.call(id, exchange.check) {

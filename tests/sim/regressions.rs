@@ -54,7 +54,7 @@ fn a_request_that_may_have_been_read_is_not_called_refused() {
 #[test]
 fn streams_beyond_the_limit_of_a_trunk_wait_for_room() {
     for seed in 0..20 {
-        let call = || (at_ms(300), Plan::new(Service::Http, Mode::Slow, "GET", 0, 300));
+        let call = || (at_ms(300), Plan::new(Service::Http, Mode::Slow, "GET", 0, 8));
         // Two rounds of eight, within the time that a stream waits for a trunk.
         let mut scenario = Scenario::with_guests(seed, (0..3).map(|_| Guest::new(vec![call(); 5])).collect());
         scenario.trunk_streams_max = 8;

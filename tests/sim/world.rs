@@ -173,7 +173,10 @@ impl World {
         for index in 0..3 {
             net.listen(Owner::Actor, origin_address(index));
         }
-        let truth = Rc::new(RefCell::new(Truth::new(scenario.is_clear, scenario.trunk_streams_max < 100 && scenario.guests.is_empty())));
+        let truth = Rc::new(RefCell::new(Truth::new(
+            scenario.is_clear,
+            scenario.trunk_streams_max < 100 && scenario.guests.is_empty(),
+        )));
         let mut prng = Prng::new(seed ^ 0x776f_726c);
         let net = Rc::new(RefCell::new(net));
         let relay = Relay::new(relay_settings(&scenario), Prng::new(prng.next_u64()));
