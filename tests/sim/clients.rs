@@ -213,7 +213,8 @@ impl MmtpClient {
         let honest = !self.hostile;
         let own = self.manners.leaves.is_some_and(|(at, _)| at <= ctx.net.now) || self.closing;
         // Who does not listen does not complete a handshake in time.
-        let deaf = self.manners.deaf.is_some() && !link.secure.is_established();
+        let unheard = link.running.iter().all(|running| !ctx.truth.calls[running.id as usize].at_gateway);
+        let deaf = self.manners.deaf.is_some() && unheard;
         let provoked = deaf || ctx.net.was_faulted(link.secure.fd) || ctx.pop_drains || own;
         assert!(!honest || provoked, "unprovoked_loss: {} lost its connection: {why:?}", self.name);
         let sound = link.broken.is_none() && link.secure.tls_error.is_none();

@@ -139,7 +139,7 @@ impl Conn {
         if !self.output.is_empty() && self.slow_until <= now {
             let slow = self.exchange.as_ref().is_some_and(|exchange| exchange.mode == Mode::Slow);
             let most = if slow { (self.output.len() / 6).max(1) } else { self.output.len() };
-            let bytes: Vec<u8> = self.output.iter().take(most).copied().collect();
+            let bytes: Vec<u8> = self.output.iter().take(most.min(64 * 1024)).copied().collect();
             match ctx.net.write(self.fd, &bytes) {
                 Ok(count) => {
                     self.output.drain(..count);
@@ -324,7 +324,7 @@ impl Conn {
         };
         // Framed, such an answer is whole, and the connection looks as if it were kept.
         let looks_kept = exchange.head || whole == 0 || mode == Mode::Rude;
-        let closes = matches!(mode, Mode::CutLength | Mode::CutChunks | Mode::Reset | Mode::Rude);
+        let closes = matches!(mode, Mode::UntilClose | Mode::CutLength | Mode::CutChunks | Mode::Reset | Mode::Rude);
         ctx.truth.stale_closes += u32::from(looks_kept && closes);
         let content = if exchange.head { Vec::new() } else { body(id, false, 0, count) };
         if let Some(call) = ctx.truth.call(id, exchange.check) {
@@ -352,7 +352,8 @@ impl Conn {
                 rest = later;
             }
             if mode == Mode::Chunks {
-                self.output.extend(b"0\r\n\r\n");
+                let trailers: &[u8] = if id % 5 == 0 { b"0\r\nX-Sum: 1\r\n\r\n" } else { b"0\r\n\r\n" };
+                self.output.extend(trailers);
             }
         } else {
             self.output.extend(content);

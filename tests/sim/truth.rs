@@ -161,6 +161,8 @@ pub struct Truth {
     pub calls: Vec<Call>,
     /// Nothing but reordering, delays, short sends and a want of buffers happens.
     pub is_clear: bool,
+    /// Trunks take so few streams that slow ones may keep others out for too long.
+    pub is_narrow: bool,
     pub gateway_died: bool,
     pub drained: bool,
     /// Kept-alive connections that origins closed by themselves.
@@ -179,8 +181,8 @@ pub fn body(id: u32, to_origin: bool, from: usize, count: usize) -> Vec<u8> {
 }
 
 impl Truth {
-    pub fn new(is_clear: bool) -> Truth {
-        Truth { calls: Vec::new(), is_clear, gateway_died: false, drained: false, stale_closes: 0 }
+    pub fn new(is_clear: bool, is_narrow: bool) -> Truth {
+        Truth { calls: Vec::new(), is_clear, is_narrow, gateway_died: false, drained: false, stale_closes: 0 }
     }
 
     pub fn add(&mut self, plan: Plan, hostile: bool) -> u32 {
@@ -276,7 +278,7 @@ impl Truth {
 
     pub fn finish(&mut self, id: u32, outcome: Outcome) {
         let is_clear = self.is_clear && !self.gateway_died && !self.drained;
-        let stale = self.stale_closes > 0;
+        let (stale, is_narrow) = (self.stale_closes > 0, self.is_narrow);
         let call = &mut self.calls[id as usize];
         assert_eq!(call.outcome, None, "one_outcome: call {id} ended twice");
         call.outcome = Some(outcome);
@@ -312,10 +314,12 @@ impl Truth {
         let refused = plan.service == Service::Nobody;
         // A request on a connection that its origin closed is moved when that is safe, and its bytes are still held.
         let movable = plan.is_repeatable() && plan.request_bytes < 60_000;
-        let excused = refused || !plan.mode.is_answered() || (stale && !movable);
+        let crowded = is_narrow && matches!(outcome, Outcome::Failed { code: Code::NO_ROUTE, .. });
+        let excused = refused || crowded || !plan.mode.is_answered() || (stale && !movable);
         assert!(moved_on || excused, "clear_weather: call {id} {plan:?} ended with {outcome:?}");
         if let Outcome::Failed { code, .. } = outcome
             && refused
+            && !crowded
         {
             assert_eq!(code, Code::SERVICE_UNKNOWN, "clear_weather: call {id} names no service");
         }

@@ -130,6 +130,8 @@ pub struct World {
     tunnel_clients: Vec<TunnelClient>,
     strangers: Vec<Stranger>,
     origins: Vec<Origin>,
+    /// Counters of every worker that ended in order.
+    pub final_counters: Vec<Counters>,
     leaving: bool,
     /// The run is over but for the drains.
     stopping: bool,
@@ -171,7 +173,10 @@ impl World {
         for index in 0..3 {
             net.listen(Owner::Actor, origin_address(index));
         }
-        let truth = Rc::new(RefCell::new(Truth::new(scenario.is_clear)));
+        let truth = Rc::new(RefCell::new(Truth::new(
+            scenario.is_clear,
+            scenario.trunk_streams_max < 100 && scenario.guests.is_empty(),
+        )));
         let mut prng = Prng::new(seed ^ 0x776f_726c);
         let net = Rc::new(RefCell::new(net));
         let relay = Relay::new(relay_settings(&scenario), Prng::new(prng.next_u64()));
@@ -187,6 +192,7 @@ impl World {
             mmtp_clients: Vec::new(),
             tunnel_clients: Vec::new(),
             strangers: Vec::new(),
+            final_counters: Vec::new(),
             leaving: false,
             stopping: false,
             rounds: 0,
@@ -432,7 +438,8 @@ impl World {
         let first = left.first().map(|id| format!("{:?}", self.truth.borrow().calls[*id as usize]));
         assert!(left.is_empty(), "no_deadlock: calls {left:?} never ended; the first: {first:?}");
         self.leaving = true;
-        let patience = self.net.borrow().now + Duration::from_secs(45);
+        // An idle timeout (of somebody who vanished) behind another (of the tunnel that kept his connection moving).
+        let patience = self.net.borrow().now + Duration::from_secs(75);
         self.run_until(patience, |world| world.is_quiet());
         self.check_rest();
         self.stop();
@@ -504,6 +511,7 @@ impl World {
         let worker = self.pop.worker.take().expect("it just passed");
         assert_eq!(worker.role().stream_count(), 0, "nothing_left: streams of a POP that is over");
         self.check_over(self.pop.host, worker.counters(), "POP");
+        self.final_counters.push(worker.counters().clone());
     }
 
     fn gateway_over(&mut self, index: usize) {
@@ -511,7 +519,9 @@ impl World {
         let worker = process.worker.take().expect("it just passed");
         assert_eq!(worker.role().gateway.exchange_count(), 0, "nothing_left: exchanges of a gateway that is over");
         let host = process.host;
-        self.check_over(host, worker.counters(), "gateway");
+        let counters = worker.counters().clone();
+        self.check_over(host, &counters, "gateway");
+        self.final_counters.push(counters);
         if !self.stopping {
             let back = self.net.borrow().now + Duration::from_millis(300);
             self.returns[index] = Some(back);
