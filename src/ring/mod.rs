@@ -3,6 +3,7 @@
 //! Owns descriptors' operations and the memory lent to them. Knows neither TLS nor MMTP nor roles.
 //! Invariant: memory named in an operation stays where it is until the *final* completion of that operation.
 
+mod batching;
 mod op;
 mod setup;
 mod sockets;

@@ -7,6 +7,7 @@ use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use super::batching::Batching;
 use super::op::{Completion, Errno, Fd, Kind, Outcome, Token};
 use super::setup::{RingError, RingSettings};
 use super::sys::{self, Queue, Raw, Waker};
@@ -27,39 +28,6 @@ pub struct Uring {
     batching: Batching,
 }
 
-/// A wait is prolonged only when so many completions are to be expected meanwhile: one request makes four to six, so it takes
-/// three requests or more to gain from it.
-const BATCH_COMPLETIONS_MIN: u64 = 12;
-
-/// Most completions that a prolonged wait asks for.
-const BATCH_COMPLETIONS_MAX: u64 = 64;
-
-/// The gap before anything was seen.
-const IDLE_GAP_NANOS: u64 = 1_000_000_000;
-
-/// Decides when waiting a little for a fuller batch pays.
-struct Batching {
-    wait_us: u32,
-    /// Mean time between completions, in nanoseconds, over the last few passes.
-    gap_nanos: u64,
-}
-
-impl Batching {
-    /// How many completions to ask for within which time; none when too few are to be expected.
-    fn plan(&self) -> Option<(usize, u32)> {
-        let expected = u64::from(self.wait_us) * 1000 / self.gap_nanos.max(1);
-        (expected >= BATCH_COMPLETIONS_MIN).then(|| (expected.min(BATCH_COMPLETIONS_MAX) as usize, self.wait_us))
-    }
-
-    /// A pass took `nanos` from the last one and brought so many completions.
-    fn passed(&mut self, nanos: u64, completions: usize) {
-        let gap_nanos = nanos / (completions as u64).max(1);
-        // An idle spell counts at once, so that the first requests after it do not wait.
-        let is_idle = gap_nanos > u64::from(self.wait_us) * 1000;
-        self.gap_nanos = if is_idle { gap_nanos } else { (3 * self.gap_nanos + gap_nanos) / 4 };
-    }
-}
-
 impl Uring {
     /// Sets a ring up and proves by a real exchange over a socket pair that the kernel lets us work: submission,
     /// multishot receive and provided buffers. `origin` is the zero of [`Time`]; workers of a process share it.
@@ -70,7 +38,7 @@ impl Uring {
         let queue = Queue::new(settings).map_err(|(step, error)| RingError::refused(step, error))?;
         let waker = Waker::new().map_err(|error| RingError::refused("eventfd", error))?;
         let wait_us = if queue.can_batch() { settings.batch_wait_us } else { 0 };
-        let batching = Batching { wait_us, gap_nanos: IDLE_GAP_NANOS };
+        let batching = Batching::new(wait_us);
         let mut ring = Uring { queue, waker, origin, now: Time::ZERO, batching };
         ring.prove()?;
         ring.queue.push_poll(ring.waker.fd(), NOBODY);
@@ -402,23 +370,6 @@ mod tests {
         assert_eq!(shut, 200);
         assert_eq!(ring.queue.overflowed(), 0, "the kernel keeps overflow for us and drops nothing");
         ring.close(fd, false);
-    }
-
-    #[test]
-    fn only_a_steady_stream_of_completions_is_waited_for() {
-        let mut batching = Batching { wait_us: 200, gap_nanos: IDLE_GAP_NANOS };
-        assert_eq!(batching.plan(), None);
-        for _ in 0..100 {
-            batching.passed(40_000, 8); // one each 5 microseconds
-        }
-        assert_eq!(batching.plan(), Some((40, 200)));
-        for _ in 0..100 {
-            batching.passed(150_000, 5); // one request after another
-        }
-        assert_eq!(batching.plan(), None, "which gain nothing by waiting");
-        batching.passed(10_000_000, 1);
-        assert_eq!(batching.plan(), None, "after an idle spell the first request goes at once");
-        assert_eq!(Batching { wait_us: 0, gap_nanos: 1 }.plan(), None);
     }
 
     #[test]

@@ -1,0 +1,112 @@
+//! When waiting a little for a fuller batch pays.
+//!
+//! Owns two estimates: how close together completions come, and what prolonged waits have gathered. Never reads a clock.
+//! Invariant: a worker whose requests come one after another is not held up, but for a rare trial.
+
+/// Fewest completions that must be expected within a prolonged wait for it to be tried.
+const EXPECTED_MIN: u64 = 4;
+
+/// Prolonged waits must gather so many completions on average to go on: one request alone makes two or three a pass, so
+/// this takes two requests that share the pass.
+const GATHERED_MIN: u64 = 4;
+
+/// Most completions that a prolonged wait asks for.
+const ASKED_MAX: u64 = 64;
+
+/// After waits that gathered too little, so many passes go without.
+const REST_PASSES: u32 = 1024;
+
+/// The gap before anything was seen.
+const IDLE_GAP_NANOS: u64 = 1_000_000_000;
+
+/// Gathered completions are averaged in fractions of one.
+const FRACTION: u64 = 256;
+
+pub(super) struct Batching {
+    wait_us: u32,
+    /// Mean time between completions, in nanoseconds, over the last few passes.
+    gap_nanos: u64,
+    /// Mean completions of prolonged waits, in [`FRACTION`]s.
+    gathered: u64,
+    /// The last wait was prolonged.
+    prolonged: bool,
+    /// Passes yet to go without.
+    rest_passes: u32,
+}
+
+impl Batching {
+    /// For prolonged waits of so many microseconds; none with 0.
+    pub(super) fn new(wait_us: u32) -> Batching {
+        let gathered = 2 * GATHERED_MIN * FRACTION;
+        Batching { wait_us, gap_nanos: IDLE_GAP_NANOS, gathered, prolonged: false, rest_passes: 0 }
+    }
+
+    /// How many completions the next wait should ask for, within how many microseconds; none for an ordinary wait.
+    pub(super) fn plan(&mut self) -> Option<(usize, u32)> {
+        let expected = u64::from(self.wait_us) * 1000 / self.gap_nanos.max(1);
+        self.prolonged = expected >= EXPECTED_MIN && self.rest_passes == 0;
+        self.rest_passes = self.rest_passes.saturating_sub(1);
+        self.prolonged.then(|| (expected.min(ASKED_MAX) as usize, self.wait_us))
+    }
+
+    /// A pass took `nanos` from the last one and brought so many completions.
+    pub(super) fn passed(&mut self, nanos: u64, completions: usize) {
+        let completions = completions as u64;
+        let gap_nanos = nanos / completions.max(1);
+        // An idle spell counts at once, so that the first requests after it do not wait.
+        let is_idle = gap_nanos > u64::from(self.wait_us) * 1000;
+        self.gap_nanos = if is_idle { gap_nanos } else { (3 * self.gap_nanos + gap_nanos) / 4 };
+        if self.prolonged {
+            self.gathered = (31 * self.gathered + FRACTION * completions) / 32;
+            if self.gathered < GATHERED_MIN * FRACTION {
+                // Not worth it now; a later trial starts with some credit.
+                self.gathered = GATHERED_MIN * FRACTION * 5 / 4;
+                self.rest_passes = REST_PASSES;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Passes that come one each `nanos` with so many completions; returns how many of them waited longer.
+    fn run(batching: &mut Batching, passes: u32, nanos: u64, completions: usize) -> u32 {
+        let mut prolonged = 0;
+        for _ in 0..passes {
+            prolonged += u32::from(batching.plan().is_some());
+            batching.passed(nanos, completions);
+        }
+        prolonged
+    }
+
+    #[test]
+    fn a_steady_stream_is_gathered() {
+        let mut batching = Batching::new(200);
+        assert_eq!(batching.plan(), None, "nothing is known yet");
+        run(&mut batching, 100, 40_000, 8); // one each 5 microseconds
+        assert_eq!(batching.plan(), Some((40, 200)));
+        assert!(run(&mut batching, 1000, 200_000, 12) > 990);
+    }
+
+    #[test]
+    fn one_request_after_another_is_not_held_up() {
+        let mut batching = Batching::new(200);
+        let prolonged = run(&mut batching, 100_000, 60_000, 2);
+        assert!(prolonged > 0 && prolonged < 2000, "only trials: {prolonged}");
+    }
+
+    #[test]
+    fn after_an_idle_spell_the_first_request_goes_at_once() {
+        let mut batching = Batching::new(200);
+        run(&mut batching, 100, 40_000, 8);
+        batching.passed(10_000_000, 1);
+        assert_eq!(batching.plan(), None);
+    }
+
+    #[test]
+    fn zero_switches_it_off() {
+        assert_eq!(run(&mut Batching::new(0), 1000, 1000, 50), 0);
+    }
+}
