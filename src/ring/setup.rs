@@ -15,7 +15,7 @@ pub struct RingSettings {
     pub buffer_bytes: u32,
     /// Under load, how long a wait may last to return a fuller batch, in microseconds; 0 never waits for more than one
     /// completion. A pass costs much the same whatever it carries, so fuller passes cost less per request. No wait is
-    /// prolonged when less than two completions are to be expected in that time. Needs Linux 6.12; older kernels
+    /// prolonged for a request alone. Needs Linux 6.12; older kernels
     /// behave as with 0.
     pub batch_wait_us: u32,
 }

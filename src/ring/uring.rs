@@ -27,6 +27,10 @@ pub struct Uring {
     batching: Batching,
 }
 
+/// A wait is prolonged only when so many completions are to be expected meanwhile: one request makes four to six, so it takes
+/// three requests or more to gain from it.
+const BATCH_COMPLETIONS_MIN: u64 = 12;
+
 /// Most completions that a prolonged wait asks for.
 const BATCH_COMPLETIONS_MAX: u64 = 64;
 
@@ -41,10 +45,10 @@ struct Batching {
 }
 
 impl Batching {
-    /// How many completions to ask for within which time; none when fewer than two are to be expected.
+    /// How many completions to ask for within which time; none when too few are to be expected.
     fn plan(&self) -> Option<(usize, u32)> {
         let expected = u64::from(self.wait_us) * 1000 / self.gap_nanos.max(1);
-        (expected >= 2).then(|| (expected.min(BATCH_COMPLETIONS_MAX) as usize, self.wait_us))
+        (expected >= BATCH_COMPLETIONS_MIN).then(|| (expected.min(BATCH_COMPLETIONS_MAX) as usize, self.wait_us))
     }
 
     /// A pass took `nanos` from the last one and brought so many completions.
@@ -402,12 +406,16 @@ mod tests {
 
     #[test]
     fn only_a_steady_stream_of_completions_is_waited_for() {
-        let mut batching = Batching { wait_us: 50, gap_nanos: IDLE_GAP_NANOS };
+        let mut batching = Batching { wait_us: 200, gap_nanos: IDLE_GAP_NANOS };
         assert_eq!(batching.plan(), None);
         for _ in 0..100 {
             batching.passed(40_000, 8); // one each 5 microseconds
         }
-        assert_eq!(batching.plan(), Some((10, 50)));
+        assert_eq!(batching.plan(), Some((40, 200)));
+        for _ in 0..100 {
+            batching.passed(150_000, 5); // one request after another
+        }
+        assert_eq!(batching.plan(), None, "which gain nothing by waiting");
         batching.passed(10_000_000, 1);
         assert_eq!(batching.plan(), None, "after an idle spell the first request goes at once");
         assert_eq!(Batching { wait_us: 0, gap_nanos: 1 }.plan(), None);

@@ -7,20 +7,35 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::config::Bind;
 use super::problems::{Problem, Problems};
 
-/// Tries every address.
+/// How long an address in use may take to become free. The kernel takes the ring of a killed process down a moment
+/// after the process is gone, and with the ring the listeners it accepted on: who is started again at once meets them.
+const RELEASE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How often it is tried meanwhile.
+const RELEASE_TRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Tries every address. Waits up to [`RELEASE_TIME_MAX`] for those in use.
 ///
 /// # Errors
-/// One problem for each address that cannot be had now.
+/// One problem for each address that cannot be had.
 pub fn check_free(file: &Path, binds: &[Bind]) -> Result<(), Problems> {
     let mut problems = Problems::new(file.to_path_buf());
+    let until = Instant::now() + RELEASE_TIME_MAX;
     for bind in binds {
-        if let Err(error) = listen_alone(bind.address) {
+        let mut tried = listen_alone(bind.address);
+        while tried.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) && Instant::now() < until {
+            thread::sleep(RELEASE_TRY_INTERVAL);
+            tried = listen_alone(bind.address);
+        }
+        if let Err(error) = tried {
             problems.push(Problem::from_bind(file.to_path_buf(), &bind.key, bind.address, &error));
         }
     }
@@ -66,6 +81,17 @@ mod tests {
         assert!(text.contains("pop.toml: listen[0].address") && text.contains("in use"), "{text}");
         drop(holder);
         assert_eq!(check_free(Path::new("pop.toml"), &[bind_to(address)]), Ok(()));
+    }
+
+    #[test]
+    fn an_address_that_becomes_free_in_a_moment_is_waited_for() {
+        let (holder, address) = holder();
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(holder);
+        });
+        assert_eq!(check_free(Path::new("a"), &[bind_to(address)]), Ok(()));
+        release.join().expect("it only drops");
     }
 
     #[test]
