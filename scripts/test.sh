@@ -79,6 +79,9 @@ fi
 counts=$(mktemp)
 trap 'status=$?; rm --force "$counts"; [ "$status" -eq 0 ] || printf "\nFAILED in step: %s (exit %s)\n" "$step" "$status" >&2' EXIT
 
+# About a minute of one core; without this a test run plays 2000.
+export TRUNKLINE_SIM_SEEDS=${TRUNKLINE_SIM_SEEDS:-10000}
+
 begin 'tests'
 run_tests | tee "$counts"
 

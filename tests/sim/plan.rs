@@ -47,7 +47,8 @@ pub struct Scenario {
 /// A client whose doings are given.
 #[derive(Clone, Debug)]
 pub struct Guest {
-    pub manners: Manners,
+    /// Leaves then, from the start: gently or not.
+    pub leaves: Option<(Duration, bool)>,
     /// Deaf between these, from the start.
     pub deaf: Option<(Duration, Duration)>,
     /// Gives no credit back before this, from the start.
@@ -58,7 +59,7 @@ pub struct Guest {
 
 impl Guest {
     pub fn new(calls: Vec<(Duration, Plan)>) -> Guest {
-        Guest { manners: Manners::default(), deaf: None, stingy_until: None, calls }
+        Guest { leaves: None, deaf: None, stingy_until: None, calls }
     }
 }
 

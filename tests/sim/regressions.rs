@@ -79,11 +79,34 @@ fn a_client_that_leaves_with_its_answer_leaves_nothing_behind() {
 #[test]
 fn a_short_send_tells_of_room() {
     for seed in 0..20 {
-        let plan = Plan::new(Service::Http, Mode::Length, "POST", 400_000, 300_000);
-        let mut scenario = Scenario::with_guests(seed, vec![Guest::new(vec![(at_ms(200), plan)])]);
+        let plan = Plan::new(Service::Tunnel, Mode::EarlyEnd, "CONNECT", 100, 400_000);
+        let guest = Guest { deaf: Some((at_ms(300), at_ms(1000))), ..Guest::new(vec![(at_ms(200), plan)]) };
+        let mut scenario = Scenario::with_guests(seed, vec![guest]);
+        scenario.trunk_stream_credit = 256 * 1024;
         scenario.weather.short_send = 3;
         scenario.weather.sliver = 2;
-        scenario.weather.latency_max = at_ms(20);
+        scenario.weather.latency_max = at_ms(5);
+        check(&scenario);
+    }
+}
+
+/// A stream remembered its trunk by index: when its client left after a redial, the stream of the same id on the new
+/// connection was reset instead, which was somebody else's.
+#[test]
+fn a_stream_of_a_trunk_that_is_gone_touches_nothing_on_the_next() {
+    for seed in 0..20 {
+        let stuck = Guest {
+            stingy_until: Some(at_ms(9000)),
+            leaves: Some((at_ms(1600), true)),
+            ..Guest::new(vec![(at_ms(200), Plan::new(Service::Http, Mode::Length, "GET", 0, 200_000))])
+        };
+        let other = Guest::new(vec![(at_ms(1100), Plan::new(Service::Http, Mode::Slow, "GET", 0, 3000)); 2]);
+        let mut scenario = Scenario::with_guests(seed, vec![stuck, other]);
+        scenario.trunks_per_gateway = 1;
+        scenario.trunk_stream_credit = 256 * 1024;
+        scenario.weather.latency_max = at_ms(5);
+        scenario.is_clear = false;
+        scenario.events = vec![(at_ms(800), Event::GatewayDies { index: 0, back_after: at_ms(50) })];
         check(&scenario);
     }
 }

@@ -262,9 +262,12 @@ impl World {
         }
         for (index, guest) in self.scenario.guests.clone().into_iter().enumerate() {
             let from_start = |after: Duration| start + after;
-            let mut manners = guest.manners;
-            manners.deaf = guest.deaf.map(|(from, until)| (start + from, start + until));
-            manners.stingy_until = guest.stingy_until.map(from_start);
+            let manners = Manners {
+                leaves: guest.leaves.map(|(at, gently)| (start + at, gently)),
+                deaf: guest.deaf.map(|(from, until)| (start + from, start + until)),
+                stingy_until: guest.stingy_until.map(from_start),
+                ..Manners::default()
+            };
             let mut truth = self.truth.borrow_mut();
             let is_tunnel = guest.calls[0].1.service == Service::Tunnel;
             let mut calls = guest.calls.into_iter().map(|(at, plan)| (start + at, truth.add(plan, false)));
