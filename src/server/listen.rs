@@ -22,7 +22,7 @@ const RELEASE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How often it is tried meanwhile.
 const RELEASE_TRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Tries every address. Waits up to [`RELEASE_TIME_MAX`] for those in use.
+/// Tries every address. Waits up to `RELEASE_TIME_MAX` for those in use.
 ///
 /// # Errors
 /// One problem for each address that cannot be had.
