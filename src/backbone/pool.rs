@@ -82,7 +82,7 @@ impl Pool {
 
     /// The trunk for the next stream; `except` is not chosen. First a gateway, the less loaded of two random ones by
     /// streams in flight ("the power of two random choices", Mitzenmacher 2001). Then the trunk to it with the least
-    /// outstanding work, counted in steps of [`STREAMS_PER_STEP`], and of equals the first: streams on one trunk share
+    /// outstanding work, counted in steps of `STREAMS_PER_STEP`, and of equals the first: streams on one trunk share
     /// its records and sends, so a few are better kept together, while many spread evenly.
     pub fn pick(&mut self, except: Option<usize>) -> Option<usize> {
         let gateways = 0..self.settings.gateways.len();
