@@ -1,7 +1,7 @@
 //! When waiting a little for a fuller batch pays.
 //!
 //! Owns two estimates: how close together completions come, and what prolonged waits have gathered. Never reads a clock.
-//! Invariant: a worker whose requests come one after another is not held up, but for a rare trial.
+//! Invariant: waits that gather too little are followed by many passes without one, so only trials hold a lone request up.
 
 /// Fewest completions that must be expected within a prolonged wait for it to be tried.
 const EXPECTED_MIN: u64 = 4;
