@@ -73,6 +73,9 @@ pub struct Opened {
     pub peer: SocketAddr,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Its first bytes are early data (RFC 8446 2.3): whoever recorded them may send them again, until
+    /// [`Role::confirmed`] says otherwise. Always false for a link that was dialled.
+    pub early: bool,
 }
 
 /// Why a link is gone.
@@ -177,6 +180,10 @@ pub struct LogLine {
 pub trait Role<W: Wire> {
     /// A link is ready for bytes.
     fn opened(&mut self, now: Time, wire: &mut W, link: LinkId, opened: Opened);
+
+    /// The peer of a link that opened with early data has completed its handshake: what it sent and will send is no
+    /// replay. Never called for other links.
+    fn confirmed(&mut self, _now: Time, _wire: &mut W, _link: LinkId) {}
 
     /// Bytes arrived. They are gone after the call.
     fn bytes(&mut self, now: Time, wire: &mut W, link: LinkId, bytes: &[u8]);

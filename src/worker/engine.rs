@@ -254,7 +254,7 @@ impl<L: Role<Links>> Engine<L> {
         link.known_to_role = true;
         link.deadline.set(None, &mut self.timers, key);
         touch_idle(link, self.now, self.settings.idle_timeout, &mut self.timers, key);
-        let opened = Opened { origin: link.origin, peer: link.peer, protocol };
+        let opened = Opened { origin: link.origin, peer: link.peer, protocol, early: false };
         self.role.opened(self.now, &mut self.links, key, opened);
     }
 

@@ -3,8 +3,9 @@
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::thread;
+use std::time::Duration;
 
-use crate::harness::{Plan, Site, until};
+use crate::harness::{Plan, Site};
 use crate::origin::{Scripted, response};
 use crate::peers::{Mmtp, Tls, trust};
 
@@ -15,6 +16,9 @@ const CONNECTIONS: usize = 1000;
 const TUNNELS: usize = 500;
 
 const ROUNDS: usize = 3;
+
+/// How often the descriptors are counted after a round.
+const LOOKS: usize = 50;
 
 #[test]
 fn a_thousand_connections_come_and_go_and_leave_nothing() {
@@ -55,15 +59,24 @@ fn a_thousand_connections_come_and_go_and_leave_nothing() {
         site.until_quiet();
         let metrics = site.pop.metrics();
         assert_eq!(metrics.get("connections_accepted_total"), ((round + 1) * CONNECTIONS) as u64);
-        let descriptors = until("descriptors stand still", || {
-            let (one, other) = (site.pop.descriptors(), site.pop.descriptors());
-            (one == other && one < 100).then_some(one)
-        });
+        let descriptors = descriptors_at_rest(&site);
         figures.push((metrics.get("links_open"), metrics.get("buffers_lent"), descriptors, site.pop.anonymous_bytes()));
     }
     println!("links, buffers lent, descriptors, bytes after each round: {figures:?}");
     let (first, last) = (figures[0], figures[ROUNDS - 1]);
-    assert_eq!((first.0, first.1, first.2), (last.0, last.1, last.2));
+    assert_eq!((first.0, first.1), (last.0, last.1));
+    assert!(last.2 <= first.2, "descriptors leak: {figures:?}");
     // What the first round allocated is used again: it does not grow with every round.
     assert!(last.3 < first.3 + first.3 / 4, "memory grows: {figures:?}");
+}
+
+/// The fewest descriptors seen while nothing happens: the admin address still closes connections of whoever asked it.
+fn descriptors_at_rest(site: &Site) -> usize {
+    let look = || {
+        thread::sleep(Duration::from_millis(10));
+        site.pop.descriptors()
+    };
+    let fewest = (0..LOOKS).map(|_| look()).min().expect("it looks more than once");
+    assert!(fewest < 100, "{fewest} descriptors are open");
+    fewest
 }
