@@ -39,8 +39,8 @@ use crate::base::wire::Protocol;
 /// One TLS connection, either side.
 pub struct Session {
     state: State,
-    /// Not empty only between [`Received::Established`] and [`Session::issued`].
-    issued: Vec<IssuedTicket>,
+    /// Some only between [`Received::Established`] and [`Session::issued`].
+    issued: Option<Box<[IssuedTicket]>>,
 }
 
 /// Handshaking -> Established -> Failed; Handshaking -> Failed.
@@ -165,7 +165,7 @@ impl Session {
     }
 
     fn new(handshake: Handshake) -> Session {
-        Session { state: State::Handshaking(handshake), issued: Vec::new() }
+        Session { state: State::Handshaking(handshake), issued: None }
     }
 
     /// Takes exactly one whole record (see [`record_bytes`]), header included, and opens it in place. Appends to `out`
@@ -236,7 +236,7 @@ impl Session {
     /// The tickets that the handshake issued, to be stored. To be called right after [`Received::Established`]; later it
     /// gives none.
     pub fn issued(&mut self) -> Vec<IssuedTicket> {
-        core::mem::take(&mut self.issued)
+        self.issued.take().unwrap_or_default().into_vec()
     }
 
     /// Lets go of what an idle connection does not need. The next use gets it back.
@@ -253,10 +253,10 @@ impl Session {
         let mut complete = handshake.complete()?;
         let established = complete.established.clone();
         let (refusal, issued) = (complete.refusal, core::mem::take(&mut complete.issued));
-        self.state = State::Established(Traffic::new(complete)?);
+        self.state = State::Established(Traffic::new(complete));
         match refusal {
             None => {
-                self.issued = issued;
+                self.issued = (!issued.is_empty()).then(|| issued.into_boxed_slice());
                 Ok(established)
             }
             Some(refusal) => {

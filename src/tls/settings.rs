@@ -353,6 +353,7 @@ impl ClientSettings {
         };
         config.alpn_protocols.clone_from(&options.alpn);
         config.enable_secret_extraction = true;
+        config.key_log = Arc::new(Desk); // the traffic secrets
         config.resumption = match options.sessions {
             0 => Resumption::disabled(),
             sessions => Resumption::in_memory_sessions(sessions),
