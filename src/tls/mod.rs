@@ -28,7 +28,8 @@ pub use record::{
     KEY_UPDATE_RECORDS, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, record_bytes,
 };
 pub use settings::{
-    ALPN_HTTP1, ALPN_MMTP, ClientOptions, ClientSettings, Identity, Roots, ServerOptions, ServerSettings, SettingsError,
+    ALPN_HTTP1, ALPN_MMTP, ClientAuth, ClientOptions, ClientSettings, Identity, Names, Roots, ServerOptions,
+    ServerSettings, SettingsError,
 };
 
 use handshake::{ClientHandshake, Handshake, Progress, ServerHandshake};
@@ -108,7 +109,8 @@ pub struct Established {
     pub early: Early,
     /// The cipher suite.
     pub suite: Suite,
-    /// SHA-256 of the certificate the peer showed, in DER. On a server: none unless client certificates are required.
+    /// SHA-256 of the certificate the peer showed, in DER. On a server: none unless client certificates are asked
+    /// for.
     pub peer_certificate_sha256: Option<[u8; 32]>,
     /// The application protocol agreed on, as in ALPN.
     pub alpn: Option<Box<[u8]>>,
@@ -353,7 +355,7 @@ mod tests {
     fn a_session_is_small_and_may_move_between_threads() {
         fn assert_send<T: Send>(_: &T) {}
         assert_send(&Pair::established().server);
-        assert!(size_of::<Session>() <= 176, "{} bytes", size_of::<Session>());
+        assert!(size_of::<Session>() <= 192, "{} bytes", size_of::<Session>());
         assert!(size_of::<Received<'_>>() <= 24, "{} bytes", size_of::<Received<'_>>());
     }
 

@@ -127,6 +127,9 @@ impl ServerHandshake {
         if matches!(self.stage, Stage::Gathering(_)) && content == ContentType::ChangeCipherSpec.code() {
             return Err(TlsError::Unexpected("change_cipher_spec before ClientHello")); // RFC 8446 5
         }
+        if content == ContentType::Handshake.code() && matches!(self.skip, Skip::UntilHello) {
+            self.skip = Skip::Nothing;
+        }
         if is_data && self.is_skipped(record) {
             let trailer_bytes = RECORD_TRAILER_BYTES.min(length);
             let left = self.skipped_bytes_left.checked_sub(length - trailer_bytes);
@@ -260,9 +263,6 @@ impl ServerHandshake {
     }
 
     fn drive_checked(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Result<Driven, TlsError> {
-        if matches!(self.skip, Skip::UntilHello) {
-            self.skip = Skip::Nothing; // rustls has seen to it that nothing but a ClientHello comes here
-        }
         let before = out.len();
         self.drive(record, out).inspect_err(|&error| {
             // rustls writes the alert of what it finds itself, except for a few faults.
