@@ -3,7 +3,7 @@
 //! Owns what was asked and not yet answered, and the bytes of an unfinished reply; never a socket, a clock or a key (values
 //! are sealed before they come here, and opened by the caller). Requests are pipelined and replies come in order. The
 //! server is not trusted: it can make a lookup fail, never a handshake. A lookup ends at its deadline whatever
-//! it does; a reply that comes later is dropped; anything but the expected reply ends the connection.
+//! it does; a reply that comes after that is dropped; anything but the expected reply ends the connection.
 //!
 //! ```text
 //! Down --Dial--> Dialing --connected--> Greeting --PONG--> Ready
@@ -313,7 +313,6 @@ impl Remote {
                 return Ok(());
             }
             (Asked::Lookup { .. }, Reply::Nil) => Ok(Answer::Miss),
-            (Asked::Lookup { deadline, .. }, Reply::Bulk(_)) if deadline <= now => Ok(Answer::Late),
             (Asked::Lookup { .. }, Reply::Bulk(sealed)) => Ok(Answer::Hit(sealed.to_vec())),
             (_, Reply::Error(text)) => Err(Fault::Refused(first_word(text))),
             _ => Err(Fault::Garbage),
@@ -441,4 +440,260 @@ fn first_word(text: &[u8]) -> &'static str {
     ];
     let word = text.split(|byte| *byte == b' ').next().unwrap_or_default();
     KNOWN.iter().find(|known| known.as_bytes() == word).copied().unwrap_or("refused")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: TicketId = [0xa5; 32];
+
+    fn settings() -> RemoteSettings {
+        RemoteSettings {
+            server: SocketAddr::from(([127, 0, 0, 1], 6379)),
+            user: String::new(),
+            password: Zeroizing::new(String::new()),
+            database: 0,
+            lookup_timeout: Duration::from_millis(25),
+            lifetime: Duration::from_secs(3600),
+        }
+    }
+
+    fn ms(millis: u64) -> Time {
+        Time::from_nanos(millis * 1_000_000)
+    }
+
+    fn asker(index: u32) -> Key {
+        Key { index, generation: 1 }
+    }
+
+    fn events(remote: &mut Remote) -> Vec<Event> {
+        std::iter::from_fn(|| remote.event()).collect()
+    }
+
+    fn sent(remote: &mut Remote) -> String {
+        let mut bytes = Vec::new();
+        remote.drain(&mut bytes);
+        bytes.escape_ascii().to_string()
+    }
+
+    /// One that is up at time 0, with nothing left to read from it.
+    fn up() -> Remote {
+        let mut remote = Remote::new(settings(), 1);
+        remote.tick(ms(0));
+        remote.connected(ms(0));
+        remote.received(ms(0), b"+PONG\r\n");
+        assert_eq!(events(&mut remote), [Event::Dial, Event::Up]);
+        assert_eq!(sent(&mut remote), "*1\\r\\n$4\\r\\nPING\\r\\n");
+        assert!(remote.is_up() && remote.due().is_none());
+        remote
+    }
+
+    #[test]
+    fn replies_reach_who_asked_in_order() {
+        let mut remote = up();
+        assert!(remote.lookup(ms(1), asker(1), &ID));
+        assert!(remote.store(ms(1), &ID, b"sealed"));
+        assert!(remote.lookup(ms(1), asker(2), &ID));
+        let key = format!("trunkline:ticket:{}", "a5".repeat(32));
+        let get = format!("*2\\r\\n$6\\r\\nGETDEL\\r\\n$81\\r\\n{key}\\r\\n");
+        let set = format!(
+            "*5\\r\\n$3\\r\\nSET\\r\\n$81\\r\\n{key}\\r\\n$6\\r\\nsealed\\r\\n$2\\r\\nEX\\r\\n$4\\r\\n3600\\r\\n"
+        );
+        assert_eq!(sent(&mut remote), format!("{get}{set}{get}"));
+        remote.received(ms(2), b"$-1\r\n+OK\r\n$5\r\nva");
+        remote.received(ms(3), b"lue\r\n");
+        let (miss, hit) =
+            (Event::Answer(asker(1), Answer::Miss), Event::Answer(asker(2), Answer::Hit(b"value".into())));
+        assert_eq!(events(&mut remote), [miss, hit]);
+        assert_eq!((remote.pending_bytes, remote.due()), (0, None));
+    }
+
+    #[test]
+    fn a_greeting_logs_in_and_chooses_the_database() {
+        let login = |user: &str, password: &str, database: u32| {
+            let password = Zeroizing::new(password.to_owned());
+            let mut remote = Remote::new(RemoteSettings { user: user.into(), password, database, ..settings() }, 1);
+            remote.tick(ms(0));
+            remote.connected(ms(0));
+            (sent(&mut remote), remote)
+        };
+        let (said, mut remote) = login("me", "pw", 3);
+        assert_eq!(
+            said,
+            "*3\\r\\n$4\\r\\nAUTH\\r\\n$2\\r\\nme\\r\\n$2\\r\\npw\\r\\n*2\\r\\n$6\\r\\nSELECT\\r\\n$1\\r\\n3\\r\\n*1\\r\\n$4\\r\\nPING\\r\\n"
+        );
+        remote.received(ms(1), b"+OK\r\n+OK\r\n");
+        assert!(!remote.is_up() && !remote.lookup(ms(1), asker(1), &ID));
+        remote.received(ms(1), b"+PONG\r\n");
+        assert!(remote.is_up());
+        let (said, mut remote) = login("", "pw", 0);
+        assert!(said.starts_with("*2\\r\\n$4\\r\\nAUTH\\r\\n$2\\r\\npw\\r\\n*1"), "{said}");
+        remote.received(ms(1), b"-WRONGPASS invalid username-password pair\r\n");
+        assert_eq!(events(&mut remote)[1..], [Event::Lost(Fault::Refused("WRONGPASS")), Event::Close]);
+        assert!(!format!("{:?}", remote.settings()).contains("pw"));
+    }
+
+    #[test]
+    fn a_lookup_ends_at_its_deadline_and_its_reply_is_dropped() {
+        let mut remote = up();
+        assert!(remote.lookup(ms(0), asker(1), &ID) && remote.store(ms(0), &ID, b"x"));
+        assert!(remote.lookup(ms(5), asker(2), &ID));
+        assert_eq!(remote.due(), Some(ms(25)));
+        remote.tick(ms(24));
+        assert_eq!(events(&mut remote), []);
+        remote.tick(ms(25));
+        assert_eq!(events(&mut remote), [Event::Answer(asker(1), Answer::Late)]);
+        assert_eq!(remote.due(), Some(ms(30)));
+        remote.received(ms(26), b"$1\r\nv\r\n+OK\r\n$1\r\nw\r\n");
+        assert_eq!(events(&mut remote), [Event::Answer(asker(2), Answer::Hit(b"w".into()))]);
+        assert_eq!(remote.due(), None);
+    }
+
+    #[test]
+    fn a_silent_server_is_given_up_and_dialled_again_ever_more_rarely() {
+        let mut remote = up();
+        assert!(remote.lookup(ms(0), asker(1), &ID));
+        remote.tick(ms(199));
+        assert!(remote.is_up());
+        assert_eq!(remote.due(), Some(ms(200)));
+        remote.tick(ms(200));
+        let late = Event::Answer(asker(1), Answer::Late);
+        assert_eq!(events(&mut remote), [late, Event::Lost(Fault::Silent), Event::Close]);
+        let (mut now, mut waits) = (ms(200), Vec::new());
+        for _ in 0..12 {
+            let due = remote.due().expect("it dials again");
+            waits.push(due.since(now));
+            remote.tick(due);
+            assert_eq!(events(&mut remote), [Event::Dial]);
+            remote.connected(due);
+            // The kernel of a stopped process accepts, and nobody answers.
+            now = remote.due().expect("it gives up");
+            assert_eq!(now, due + GREETING_TIMEOUT);
+            remote.tick(now);
+            assert_eq!(events(&mut remote), [Event::Lost(Fault::Unreachable), Event::Close]);
+        }
+        assert!(waits[0] <= BACKOFF_MIN && waits[11] >= BACKOFF_MAX / 2 && waits[11] <= BACKOFF_MAX, "{waits:?}");
+    }
+
+    #[test]
+    fn a_server_that_keeps_answering_is_not_silent() {
+        let mut remote = up();
+        (0..100).for_each(|_| assert!(remote.store(ms(0), &ID, b"x")));
+        for at in 1..100 {
+            remote.received(ms(at * 150), b"+OK\r\n");
+            remote.tick(ms(at * 150));
+            assert!(remote.is_up());
+        }
+    }
+
+    #[test]
+    fn whatever_is_not_the_answer_ends_the_connection_and_not_the_asker() {
+        let garbage = Fault::Garbage;
+        let cases: [(&[u8], Fault); 9] = [
+            (b"+OK\r\n", garbage),
+            (b"+PONG\r\n", garbage),
+            (b":1\r\n", garbage),
+            (b"$9999\r\n", garbage),
+            (b"$3\r\nabcd", garbage),
+            (b"-READONLY You can't write\r\n", Fault::Refused("READONLY")),
+            (b"-\r\n", Fault::Refused("refused")),
+            (b"-ERR unknown command 'GETDEL'\r\n", Fault::Refused("ERR")),
+            (&[0xff; 5000], garbage),
+        ];
+        for (bytes, fault) in cases {
+            let mut remote = up();
+            assert!(remote.lookup(ms(1), asker(1), &ID) && remote.lookup(ms(1), asker(2), &ID));
+            remote.received(ms(2), bytes);
+            let down = |index| Event::Answer(asker(index), Answer::Down);
+            assert_eq!(events(&mut remote), [down(1), down(2), Event::Lost(fault), Event::Close]);
+            assert!(!remote.lookup(ms(2), asker(3), &ID) && !remote.store(ms(2), &ID, b"x") && !remote.has_output());
+            // What the old connection still says is not heard.
+            remote.received(ms(2), b"$1\r\nv\r\n");
+            assert_eq!(events(&mut remote), []);
+        }
+        let mut remote = up();
+        remote.received(ms(1), b"$1\r\nv\r\n");
+        assert_eq!(events(&mut remote), [Event::Lost(garbage), Event::Close]);
+        let mut remote = up();
+        assert!(remote.store(ms(1), &ID, b"x"));
+        remote.received(ms(1), b"$-1\r\n");
+        assert_eq!(events(&mut remote), [Event::Lost(garbage), Event::Close]);
+    }
+
+    #[test]
+    fn a_broken_connection_answers_everybody_once() {
+        let mut remote = up();
+        assert!(remote.lookup(ms(0), asker(1), &ID) && remote.lookup(ms(10), asker(2), &ID));
+        remote.tick(ms(25));
+        remote.broken(ms(26));
+        remote.broken(ms(26));
+        let expected =
+            [Event::Answer(asker(1), Answer::Late), Event::Answer(asker(2), Answer::Down), Event::Lost(Fault::Closed)];
+        assert_eq!(events(&mut remote), expected);
+        let due = remote.due().expect("it dials again");
+        remote.tick(due);
+        remote.broken(due);
+        assert_eq!(events(&mut remote), [Event::Dial, Event::Lost(Fault::Unreachable)]);
+    }
+
+    #[test]
+    fn what_is_in_flight_is_bounded_in_number_and_bytes() {
+        let mut remote = up();
+        let taken = (0..3000).filter(|index| remote.lookup(ms(0), asker(*index), &ID)).count();
+        assert_eq!(taken, REQUESTS_MAX);
+        remote.received(ms(1), b"$-1\r\n");
+        assert!(remote.store(ms(1), &ID, b"x") && !remote.store(ms(1), &ID, b"x"));
+        let mut remote = up();
+        let taken = (0..3000).filter(|_| remote.store(ms(0), &ID, &[1; SEALED_BYTES_MAX])).count();
+        assert!(taken > 200 && remote.output.len() <= REQUEST_BYTES_MAX, "{taken}: {}", remote.output.len());
+        assert!(!remote.store(ms(0), &ID, &[1; SEALED_BYTES_MAX + 1]));
+    }
+
+    proptest! {
+        /// A server that says anything at any time: every lookup that was taken ends once and in time, and nothing grows.
+        #[test]
+        fn no_server_leaves_a_lookup_without_an_answer(
+            steps in prop::collection::vec((0..8_u8, 0..40_u64, any::<u8>()), 1..200),
+            words in prop::collection::vec(
+                prop_oneof![
+                    Just(b"+PONG\r\n".to_vec()),
+                    Just(b"+OK\r\n".to_vec()),
+                    Just(b"$-1\r\n".to_vec()),
+                    Just(b"$3\r\nabc\r\n".to_vec()),
+                    Just(b"-LOADING\r\n".to_vec()),
+                    prop::collection::vec(any::<u8>(), 0..20),
+                ],
+                1..8,
+            ),
+        ) {
+            let (mut remote, mut now, mut asked) = (up(), 0, std::collections::BTreeMap::new());
+            for (step, wait, word) in steps {
+                now += wait;
+                let index = asked.len() as u32;
+                match step {
+                    0 => remote.connected(ms(now)),
+                    1 if word < 20 => remote.broken(ms(now)),
+                    2 | 3 => {
+                        if remote.lookup(ms(now), asker(index), &ID) {
+                            asked.insert(index, (now, 0));
+                        }
+                    }
+                    4 => drop(remote.store(ms(now), &ID, b"x")),
+                    _ => remote.received(ms(now), &words[usize::from(word) % words.len()]),
+                }
+                remote.tick(ms(now));
+                for event in events(&mut remote) {
+                    if let Event::Answer(who, _) = event {
+                        asked.get_mut(&who.index).expect("it asked").1 += 1;
+                    }
+                }
+                prop_assert!(asked.values().all(|(since, answers)| *answers == 1 || (*answers == 0 && now < since + 25)));
+                prop_assert!(remote.parser.held_bytes() <= super::super::resp::REPLY_BYTES_MAX);
+                prop_assert!(remote.due().is_none_or(|due| due > ms(now)));
+            }
+        }
+    }
 }
