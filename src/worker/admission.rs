@@ -115,12 +115,6 @@ impl Queue {
         if is_late(list) { list.pop_front().map(|waiting| waiting.link) } else { None }
     }
 
-    /// When [`Queue::pop_late`] will have something.
-    pub(super) fn next_late(&self) -> Option<Time> {
-        let first = |list: &VecDeque<Waiting>| list.front().map(|waiting| waiting.since + self.patience);
-        [first(&self.full), first(&self.resuming)].into_iter().flatten().min()
-    }
-
     /// Forgets a link that is gone. Looks from the newest on: a client that waits for long gives up rarely, as others do.
     pub(super) fn remove(&mut self, link: LinkId) {
         for list in [&mut self.full, &mut self.resuming] {
@@ -317,16 +311,13 @@ mod tests {
     #[test]
     fn who_waited_too_long_is_dropped_in_order_of_age() {
         let mut queue = queue();
-        assert_eq!(queue.next_late(), None);
         queue.push(Class::Resuming, link(0), at(10));
         queue.push(Class::Full, link(1), at(20));
         queue.push(Class::Full, link(2), at(30));
-        assert_eq!(queue.next_late(), Some(at(3010)));
         assert_eq!(queue.pop_late(at(3009)), None);
         assert_eq!(queue.pop_late(at(3010)), Some(link(0)));
         assert_eq!(queue.pop_late(at(3010)), None);
         assert_eq!(queue.pop_late(at(3029)), Some(link(1)));
-        assert_eq!(queue.next_late(), Some(at(3030)));
         assert_eq!(queue.pop(), Some(link(2)));
         assert_eq!(queue.pop_late(at(9999)), None);
     }

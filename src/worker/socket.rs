@@ -175,7 +175,7 @@ impl SendLane {
     pub(super) fn put_goodbye(&mut self) {
         self.seal();
         self.ending = Ending::Said;
-        if let Some(session) = self.session.as_mut().filter(|session| session.is_established()) {
+        if let Some(session) = self.session.as_mut() {
             session.put_close_notify(&mut self.filling);
         }
     }
