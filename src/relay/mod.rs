@@ -296,8 +296,11 @@ impl Relay {
     }
 
     /// Ends a stream towards its client with a receipt, and removes it.
-    fn fail<W: Wire>(&mut self, wire: &mut W, key: Key, reset: Reset) {
+    fn fail<W: Wire>(&mut self, wire: &mut W, key: Key, mut reset: Reset) {
         let Some(stream) = self.streams.get(key) else { return };
+        if stream.repeated && reset.receipt == Receipt::NotForwarded {
+            reset.receipt = Receipt::Refused; // the first time it was forwarded, and refused
+        }
         let client = stream.client;
         self.reset_client(wire, client, reset);
         self.remove(wire, key);
