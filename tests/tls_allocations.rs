@@ -64,6 +64,7 @@ fn exchange(pair: &mut Pair, plaintext_bytes: usize, count: usize) {
 /// Rust heap that one server session holds when its handshake is complete and it rests: the session itself aside, which
 /// holds both traffic secrets.
 fn idle_server_bytes(client: &ClientSettings, server: &ServerSettings) -> usize {
+    STORE.with_borrow_mut(|store| *store = Vec::new());
     let mut to_client = Vec::with_capacity(1 << 16);
     let mut to_server = Vec::with_capacity(1 << 16);
     let mut client = Session::client(client, NAME, &mut to_server).unwrap();

@@ -471,6 +471,36 @@ fn early_data_in_many_records_arrives_in_order() {
 }
 
 #[test]
+fn answers_go_out_while_the_clients_last_message_is_on_its_way() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let mut config = eager_client(&authority, &[SUITES[0].0]);
+    config.max_fragment_size = Some(32); // Finished takes two records
+    let mut duel = Duel::returning(&settings, &Arc::new(config), b"question");
+    duel.first_flight();
+    duel.theirs_reads();
+    let mut flight = Vec::new();
+    while duel.theirs.wants_write() {
+        duel.theirs.write_tls(&mut flight).unwrap();
+    }
+    let mut answers = Vec::new();
+    let mut rest = &flight[..];
+    while !rest.is_empty() {
+        assert!(!duel.ours.is_established());
+        seal(&mut duel.ours, b"answer", &mut duel.to_theirs).unwrap();
+        answers.extend_from_slice(b"answer");
+        let (record, behind) = rest.split_at(5 + usize::from(u16::from_be_bytes([rest[3], rest[4]])));
+        duel.to_ours.extend_from_slice(record);
+        duel.ours_reads();
+        rest = behind;
+    }
+    assert!(answers.len() > 2 * b"answer".len());
+    assert_eq!(duel.outcome(), (true, Early::Accepted, &b"question"[..]));
+    assert_eq!(duel.their_data, answers);
+    duel.goes_on();
+}
+
+#[test]
 fn the_end_may_be_said_in_answer_to_early_data() {
     let authority = Authority::new();
     let settings = ServerSettings::new(&authority.server_options()).unwrap();
@@ -521,6 +551,44 @@ fn early_data_that_is_not_welcome_is_skipped_and_the_next_may_be() {
 }
 
 #[test]
+fn a_ticket_whose_age_is_wrong_resumes_without_early_data() {
+    const CREATED_FROM_END: usize = 8 + 4;
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    for (older_s, is_taken) in [(0, true), (57, true), (63, false), (86_000, false)] {
+        let config = Arc::new(eager_client(&authority, &[SUITES[0].0]));
+        Duel::our_server(&settings, config.clone(), 1).run();
+        STORE.with_borrow_mut(|store| {
+            for ticket in store {
+                let at = ticket.value.len() - CREATED_FROM_END;
+                let created: [u8; 8] = ticket.value[at..at + 8].try_into().unwrap();
+                let created = u64::from_be_bytes(created) - older_s;
+                ticket.value[at..at + 8].copy_from_slice(&created.to_be_bytes());
+            }
+        });
+        let mut duel = Duel::early(&settings, &config, b"early");
+        let expected = if is_taken { (Early::Accepted, &b"early"[..]) } else { (Early::Refused, &b""[..]) };
+        assert_eq!(duel.outcome(), (true, expected.0, expected.1), "{older_s} s");
+        duel.goes_on();
+    }
+}
+
+#[test]
+fn values_that_are_no_tickets_do_no_harm() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let config = Arc::new(eager_client(&authority, &[SUITES[0].0]));
+    for length in [0, 1, 3, 11, 12, 40, 80, 1024, 9000] {
+        Duel::our_server(&settings, config.clone(), 1).run();
+        STORE.with_borrow_mut(|store| store.iter_mut().for_each(|ticket| ticket.value = vec![1; length]));
+        let mut duel = Duel::early(&settings, &config, b"early");
+        assert_eq!(duel.outcome(), (false, Early::Refused, &b""[..]), "{length} bytes");
+        duel.goes_on();
+        STORE.with_borrow_mut(Vec::clear);
+    }
+}
+
+#[test]
 fn more_early_data_than_allowed_ends_the_connection() {
     let authority = Authority::new();
     let shared = authority.server_options();
@@ -554,8 +622,8 @@ fn early_data_in_too_many_records_ends_the_connection() {
     let config = Arc::new(config);
     for welcome in [true, false] {
         EARLY_WELCOME.set(welcome);
-        // What ends early data that is taken counts too: EndOfEarlyData and Finished.
-        for (records, is_flood) in [(512 - 2 * usize::from(welcome), false), (513, true)] {
+        // What ends early data that is taken counts too: EndOfEarlyData, and Finished in two pieces.
+        for (records, is_flood) in [(512 - 3 * usize::from(welcome), false), (513, true)] {
             let mut duel = Duel::our_server(&settings, config.clone(), 1);
             duel.run();
             let mut duel = Duel::early(&settings, &config, &vec![7; records * 27]);
@@ -658,6 +726,51 @@ fn a_ticket_changed_in_one_bit_opens_nothing() {
             assert!(duel.their_error.is_some() && duel.said.established.is_none());
         }
     }
+}
+
+/// A ClientHello in records of at most `record_bytes`, with one more extension of this kind behind the others.
+fn hello_with(authority: &Authority, kind: u16, content: &[u8], record_bytes: usize) -> Vec<u8> {
+    let config = Arc::new(rustls_client(authority, &[SUITES[0].0], None));
+    let mut client = ClientConnection::new(config, ServerName::try_from(NAME).unwrap()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let mut body = hello.split_off(9);
+    let suites_at = 2 + 32 + 1 + usize::from(body[34]);
+    let compression_at = suites_at + 2 + usize::from(u16::from_be_bytes([body[suites_at], body[suites_at + 1]]));
+    let extensions_at = compression_at + 1 + usize::from(body[compression_at]);
+    body.extend_from_slice(&kind.to_be_bytes());
+    body.extend_from_slice(&u16::try_from(content.len()).unwrap().to_be_bytes());
+    body.extend_from_slice(content);
+    let extensions_bytes = u16::try_from(body.len() - extensions_at - 2).unwrap();
+    body[extensions_at..extensions_at + 2].copy_from_slice(&extensions_bytes.to_be_bytes());
+    let [_, high, middle, low] = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let message = [&[1, high, middle, low], &body[..]].concat();
+    message.chunks(record_bytes).flat_map(|fragment| record(22, fragment)).collect()
+}
+
+#[test]
+fn a_hello_may_be_large_and_show_a_thousand_tickets() {
+    const PADDING: u16 = 21;
+    const PRE_SHARED_KEY: u16 = 41;
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let is_served = |mut hello: Vec<u8>| {
+        let mut session = Session::server(&settings);
+        let mut out = Vec::new();
+        let said = feed(&mut session, &mut hello, &mut out);
+        assert_eq!(said.error, None);
+        out.starts_with(&[22, 3, 3]) && out[5] == 2
+    };
+    let small = hello_with(&authority, PADDING, &[], 1 << 14).len();
+    let whole = hello_with(&authority, PADDING, &vec![0; (1 << 14) + 5 - small], 1 << 14);
+    assert_eq!(whole.len(), (1 << 14) + 5, "one full record");
+    assert!(is_served(whole));
+    assert!(is_served(hello_with(&authority, PADDING, &[0; 16_000], 200)));
+    let identities = [&[0, 8][..], &[7; 8], &[0; 4]].concat().repeat(1000);
+    let binders = [&[32][..], &[9; 32]].concat().repeat(1000);
+    let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    let offer = [&length(&identities)[..], &identities, &length(&binders), &binders].concat();
+    assert!(is_served(hello_with(&authority, PRE_SHARED_KEY, &offer, 1 << 14)));
 }
 
 #[test]
