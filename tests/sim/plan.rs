@@ -158,7 +158,7 @@ impl Scenario {
             trunk_stream_credit: [16, 64, 256][prng.below(3) as usize] * 1024,
             client_stream_credit: [16, 64][prng.below(2) as usize] * 1024,
             mmtp_clients: prng.below(4),
-            calls_max: 1 + prng.below(12),
+            calls_max: if !is_clear && prng.chance(8) { 60 } else { 1 + prng.below(12) },
             tunnel_clients: prng.below(3),
             strangers: if prng.chance(4) { 1 + prng.below(2) } else { 0 },
             hostile: prng.chance(4),
