@@ -186,6 +186,7 @@ const UNINDEXED_SLOTS_MAX: usize = 8;
 pub(super) struct Streams {
     slots: Vec<Stream>,
     /// Some once there were more than [`UNINDEXED_SLOTS_MAX`] slots.
+    #[expect(clippy::box_collection, reason = "the table's own bytes count in every connection that has none")]
     index: Option<Box<HashMap<StreamId, u32, IdHash>>>,
     hash: IdHash,
     len: u32,

@@ -204,6 +204,9 @@ fn storm(prng: &mut Prng) -> Weather {
     }
 }
 
+/// What a client's ClientHello needs at most.
+const CLIENT_HELLO_BYTES: usize = 300;
+
 fn handshakes(prng: &mut Prng, scenario: &Scenario) -> Handshakes {
     if !scenario.early || prng.chance(3) {
         return Handshakes::Always(Handshake::First);
@@ -253,7 +256,8 @@ pub fn manners(prng: &mut Prng, scenario: &Scenario, start: Time) -> Manners {
         let most = [200, 2000, 20_000][prng.below(3) as usize];
         let after = prng.below(most) as usize;
         if prng.chance(2) {
-            manners.corrupt_wire = Some(after);
+            // Not in the ClientHello: rustls shuffles its extensions, so what a byte there means is no matter of the seed.
+            manners.corrupt_wire = Some(CLIENT_HELLO_BYTES + after);
         } else {
             manners.corrupt_plain = Some(after);
         }
