@@ -275,12 +275,18 @@ impl<L: Role<Links>> Engine<L> {
         let (ticket, binding) = (hello.ticket, Binding::new(hello.realm, hello.server_name));
         link.phase = Phase::Held;
         let lookup = ticket.map_or(Lookup::None, |id| self.look_up(&id, binding));
-        let class = match lookup {
-            Lookup::None => Class::Full,
-            Lookup::Found(_) => Class::Resuming,
-        };
         let link = self.links.slab.get_mut(key).expect("found above");
         link.setup = Some(Box::new(Setup { lookup, binding, skipped_bytes: 0 }));
+        self.enqueue(key);
+    }
+
+    /// The look-up of a held link's ticket is over: it waits for its turn.
+    fn enqueue(&mut self, key: LinkId) {
+        let link = self.links.slab.get(key).expect("the caller found it");
+        let class = match link.setup.as_ref().map(|setup| &setup.lookup) {
+            Some(Lookup::Found(_)) => Class::Resuming,
+            Some(Lookup::None) | None => Class::Full,
+        };
         if let Some(dropped) = self.queue.push(class, key, self.now) {
             self.links.counters.handshakes_queue_full += 1;
             self.kill(dropped, CloseReason::TimedOut, true);
@@ -314,10 +320,13 @@ impl<L: Role<Links>> Engine<L> {
             carry = self.links.take_spare();
         }
         carry.extend_from_slice(bytes);
-        if carry.len() > HELD_BYTES_MAX {
+        let link = self.links.slab.get_mut(key).expect("found above");
+        let is_much = carry.len() > HELD_BYTES_MAX;
+        link.carry = carry;
+        // Marked at once, so that an answer in this very pass knows that it has to undo it.
+        if is_much && !std::mem::replace(&mut link.paused, true) {
             self.links.pause(key);
         }
-        self.links.slab.get_mut(key).expect("found above").carry = carry;
     }
 
     /// Drops the held links that have waited for longer than their clients will.
