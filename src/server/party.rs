@@ -33,7 +33,7 @@ pub struct Party {
 }
 
 impl Party {
-    /// Starts a POP on `config.cores`' first core, if there is one. `source` names in messages what said where to
+    /// Starts a POP on `config.process.cores`' first core, if there is one. `source` names in messages what said where to
     /// listen: a file or a program, and its key.
     ///
     /// # Errors
@@ -46,18 +46,20 @@ impl Party {
         listen::check_free(Path::new(source.0), &binds).map_err(RunError::Config)?;
         let settings = run::relay_settings(config);
         let tls = run::pop_tls(config).map_err(RunError::Config)?;
-        let plan = run::workers_plan(vec![config.cores.first().copied()], &binds, &config.worker, tls);
+        let process = &config.process;
+        let plan = run::workers_plan(vec![process.cores.first().copied()], &binds, &process.worker, None, tls);
         Party::start(&plan, move |_| Relay::new(settings.clone(), random_prng()))
     }
 
-    /// Starts a gateway on `config.cores`' first core, if there is one.
+    /// Starts a gateway on `config.process.cores`' first core, if there is one.
     ///
     /// # Errors
     /// As [`run::gateway`].
     pub fn gateway(config: &GatewayConfig) -> Result<Party, RunError> {
         let settings = run::gateway_settings(config);
         let tls = run::gateway_tls(config).map_err(RunError::Config)?;
-        let plan = run::workers_plan(vec![config.cores.first().copied()], &config.binds(), &config.worker, tls);
+        let process = &config.process;
+        let plan = run::workers_plan(vec![process.cores.first().copied()], &config.binds(), &process.worker, None, tls);
         Party::start(&plan, move |_| Gateway::new(settings.clone()))
     }
 
