@@ -107,15 +107,27 @@ fn every_key_is_documented() {
             text.replace(header, &format!("{header}\nzzzzzz = 1"))
         })
     };
-    let more = "\n[worker]\n[log]\n";
+    let identity = "[[listen.identity]]\ncertificate = \"certs/pop.pem\"\nkey = \"certs/pop.key\"\n[backbone]";
+    let more = "\n[worker]\n[log]\n[tickets]\n[fast_open]\nkeys = \"fast-open.keys\"\n";
+    fixture.write("fast-open.keys", &"ab".repeat(16));
     let pop = stray(
-        &format!("{POP}{more}"),
-        &["[[listen]]", "[backbone]", "[[backbone.gateway]]", "[admin]", "[worker]", "[log]"],
+        &format!("{}{more}", POP.replace("[backbone]", identity)),
+        &[
+            "[[listen]]",
+            "[[listen.identity]]",
+            "[tickets]",
+            "[fast_open]",
+            "[backbone]",
+            "[[backbone.gateway]]",
+            "[admin]",
+            "[worker]",
+            "[log]",
+        ],
     );
     let gateway = stray(&format!("{GATEWAY}\n[upstream]\n"), &["[listen]", "[[service]]", "[upstream]"]);
     let pop = fixture.pop(&pop).expect_err("unknown keys everywhere");
     let gateway = fixture.gateway(&gateway).expect_err("unknown keys everywhere");
-    assert_eq!((pop.list().len(), gateway.list().len()), (7, 5), "{pop}\n{gateway}");
+    assert_eq!((pop.list().len(), gateway.list().len()), (10, 5), "{pop}\n{gateway}");
     for problem in pop.list().iter().chain(gateway.list()) {
         let (_, keys) = problem.remedy.split_once("one of ").expect("no known key is near zzzzzz");
         for key in keys.split(", ") {
@@ -450,4 +462,87 @@ fn certificates_are_read_again() {
     let gateway = gateway.renewed(fixture.here.now);
     assert_eq!((gateway.refused, gateway.is_changed), (0, true));
     assert_eq!(gateway.config.listener.client_ca.roots, [ca.der()]);
+}
+
+const LISTEN: &str = "tunnel = \"web\"";
+
+#[test]
+fn every_key_of_returning_users_is_read() {
+    let fixture = Fixture::new();
+    fixture.write("fast-open.keys", &format!("{}\n{}\n", "ab".repeat(16), "cd".repeat(16)));
+    fixture.write("ticket-keys.toml", &format!("current = \"{}\"\nnext = \"{}\"", "ab".repeat(32), "cd".repeat(32)));
+    let listen = "tunnel = \"web\"\nearly_data = false\ntunnel_early_data = \"allow\"\nfast_open = 7\n\
+                  client_auth = \"optional\"\nclient_ca = \"certs/ca.pem\"\n[[listen.identity]]\n\
+                  certificate = \"certs/gateway.pem\"\nkey = \"certs/gateway.key\"\nnames = [\"A.example\", \"*.b.example\"]\n\
+                  [tickets]\ncapacity = 9\nlifetime = \"2h\"\nlookup_timeout = \"7ms\"\nkeys = \"ticket-keys.toml\"\n\
+                  store = \"redis://pop:geheim@127.0.0.1:6379/3\"\n[fast_open]\nkeys = \"fast-open.keys\"";
+    let text = POP.replace(&format!("{LISTEN}  "), &format!("{listen}\n#"));
+    let text = text.replace("\nproxy_protocol = false", "");
+    let (pop, warnings) = fixture.pop(&text).expect("all of these exist");
+    assert_eq!(warnings, vec![]);
+    let listener = &pop.listeners[0];
+    assert_eq!((listener.early_data, listener.tunnel_early_data), (false, TunnelEarlyData::Allow));
+    assert!(matches!(listener.client_auth, ClientAuth::Optional(_)));
+    assert_eq!(listener.identities[0].names(), ["a.example", "*.b.example"]);
+    assert_eq!(pop.binds()[0].fast_open, 7);
+    assert_eq!((pop.tickets.capacity, pop.tickets.lifetime), (9, 2 * HOUR));
+    let TicketStore::Remote(remote) = &pop.tickets.store else { panic!("a server is named") };
+    assert_eq!((remote.address.port(), remote.database, remote.lookup_timeout), (6379, 3, 7 * MILLISECOND));
+    assert_eq!((remote.keys.current, remote.keys.next), ([0xab; 32], Some([0xcd; 32])));
+    assert_eq!(pop.fast_open_keys.as_ref().expect("named").bytes(), [[0xab; 16], [0xcd; 16]].concat());
+    let shown = format!("{pop:?}");
+    assert!(!shown.contains("geheim") && !shown.contains("171, 171"), "{shown}");
+    for name in ["certs/pop.pem", "certs/gateway.key", "certs/ca.pem", "ticket-keys.toml", "fast-open.keys"] {
+        assert!(pop.files().contains(&fixture.dir.path().join(name)), "{name} is watched");
+    }
+    let names: Vec<String> = pop.identities().into_iter().map(|(table, _)| table).collect();
+    assert_eq!(names, ["listen[0]", "listen[0].identity[0]", "backbone"]);
+
+    // What is broken stays as it was; the rest is renewed.
+    fixture.write("ticket-keys.toml", "current = \"");
+    fixture.write("fast-open.keys", &"ef".repeat(16));
+    let renewed = pop.renewed(fixture.here.now);
+    assert_eq!((renewed.refused, renewed.is_changed), (1, true), "{}", renewed.problems);
+    assert_eq!(renewed.problems.list()[0].place.key, "tickets.keys");
+    assert_eq!(renewed.config.tickets.keys(), pop.tickets.keys());
+    assert_eq!(renewed.config.fast_open_keys.expect("named").bytes(), [0xef; 16]);
+}
+
+#[test]
+fn mistakes_of_returning_users_are_told() {
+    let fixture = Fixture::new();
+    let listen = |more: &str| fixture.pop_mistake("proxy_protocol = false", more);
+    says(&listen("client_auth = \"required\""), "listen[0].client_ca", "is missing", "client_ca = ");
+    let without = listen("client_ca = \"certs/ca.pem\"");
+    says(&without, "listen[0].client_ca", "no meaning without client_auth", "optional");
+    says(&listen("client_auth = \"maybe\""), "listen[0].client_auth", "not known", "\"required\"");
+    says(&listen("fast_open = 70000"), "listen[0].fast_open", "out of range", "use 0 to 65535");
+    says(&listen("tunnel_early_data = \"held\""), "listen[0].tunnel_early_data", "not known", "\"hold\"");
+    says(&listen("ocsp = \"none.der\""), "listen[0].ocsp", "none.der: No such file", "in DER");
+    says(&listen("ocsp = \"certs/pop.pem\""), "listen[0].ocsp", "is not an OCSP response", "in DER");
+    let mistake = fixture.pop_mistake("tunnel = \"web\"", "tunnel_early_data = \"hold\"");
+    says(&mistake, "listen[0].tunnel_early_data", "no meaning without a tunnel", "tunnel");
+    let identity = "[[listen.identity]]\ncertificate = \"certs/pop.pem\"\nkey = \"certs/pop.key\"\n";
+    for names in ["[]", "[\"\"]", "[\"a b\"]", "[\"10.0.0.1\"]", "[\"*.*.a\"]", "7"] {
+        let problem = fixture.pop_mistake("[backbone]", &format!("{identity}names = {names}\n[backbone]"));
+        assert_eq!(problem.place.key, "listen[0].identity[0].names", "{problem}");
+    }
+    let worker = fixture.pop_mistake("[admin]", "[worker]\nhandshake_share = 0\n[admin]");
+    says(&worker, "worker.handshake_share", "out of range", "use 1 to 100");
+    let tickets = |text: &str| fixture.pop_mistake("[admin]", &format!("[tickets]\n{text}\n[admin]"));
+    says(&tickets("lifetime = \"25h\""), "tickets.lifetime", "out of range", "use 1s to 24h");
+    says(&tickets("store = \"redis://127.0.0.1:1\""), "tickets.keys", "is missing", "trunkline keys new");
+    says(&tickets("store = \"memry\""), "tickets.store", "neither", "\"memory\"");
+    let fast_open = fixture.pop_mistake("[admin]", "[fast_open]\n[admin]");
+    says(&fast_open, "fast_open.keys", "is missing", "trunkline keys new");
+}
+
+#[test]
+fn a_name_of_two_certificates_is_warned_of() {
+    let fixture = Fixture::new();
+    let identity = "[[listen.identity]]\ncertificate = \"certs/pop.pem\"\nkey = \"certs/pop.key\"\n";
+    let text = POP.replace("[backbone]", &format!("{identity}{identity}[backbone]"));
+    let (_, warnings) = fixture.pop(&text).expect("only a warning");
+    assert_eq!(warnings.len(), 1);
+    says(&warnings[0], "listen[0]", "identity[1] is never shown for localhost", "remove one");
 }
