@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::config::{GatewayConfig, PopConfig};
+use super::config::{GatewayConfig, PopConfig, TicketsConfig};
+use super::health::ProcessRole;
 use super::listen;
 use super::log::LogWriter;
 use super::run::{self, RunError};
@@ -47,8 +48,8 @@ impl Party {
         let settings = run::relay_settings(config);
         let tls = run::pop_tls(config).map_err(RunError::Config)?;
         let process = &config.process;
-        let plan = run::workers_plan(vec![process.cores.first().copied()], &binds, &process.worker, None, tls);
-        Party::start(&plan, move |_| Relay::new(settings.clone(), random_prng()))
+        let plan = run::workers_plan(ProcessRole::Pop, cores(&process.cores), &binds, &process.worker, tls);
+        Party::start(&plan, Some(&config.tickets), move |_| Relay::new(settings.clone(), random_prng()))
     }
 
     /// Starts a gateway on `config.process.cores`' first core, if there is one.
@@ -59,20 +60,24 @@ impl Party {
         let settings = run::gateway_settings(config);
         let tls = run::gateway_tls(config).map_err(RunError::Config)?;
         let process = &config.process;
-        let plan = run::workers_plan(vec![process.cores.first().copied()], &config.binds(), &process.worker, None, tls);
-        Party::start(&plan, move |_| Gateway::new(settings.clone()))
+        let plan =
+            run::workers_plan(ProcessRole::Gateway, cores(&process.cores), &config.binds(), &process.worker, tls);
+        Party::start(&plan, None, move |_| Gateway::new(settings.clone()))
     }
 
     /// Starts the plan's worker; where pinning is not allowed, wherever the kernel likes.
-    fn start<L, M>(plan: &WorkersPlan, role: M) -> Result<Party, RunError>
+    fn start<L, M>(plan: &WorkersPlan, tickets: Option<&TicketsConfig>, role: M) -> Result<Party, RunError>
     where
         L: Role<Links>,
         M: Fn(usize) -> L + Clone + Send + Sync + 'static,
     {
-        let shared = Arc::new(Shared::new(1));
+        let shared = Arc::new(run::shared(plan.cores.len(), tickets));
         match Workers::start(plan, shared.clone(), role.clone()) {
             Ok(workers) => Ok(Party { workers, shared, core: plan.cores[0] }),
-            Err(WorkersError::Pin(_)) => Party::start(&WorkersPlan { cores: vec![None], ..plan.clone() }, role),
+            Err(WorkersError::Pin(_)) => {
+                let unpinned = WorkersPlan { cores: vec![None], ..plan.clone() };
+                Party::start(&unpinned, tickets, role)
+            }
             Err(error) => Err(RunError::Workers(error)),
         }
     }
@@ -142,4 +147,9 @@ impl Party {
     pub fn join(mut self) -> Result<(), RunError> {
         self.workers.join().map_err(RunError::Workers)
     }
+}
+
+/// One worker, on the first of these cores if there is one.
+fn cores(cores: &[usize]) -> Vec<Option<usize>> {
+    vec![cores.first().copied()]
 }

@@ -11,7 +11,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::certificates::{Authorities, Identity};
-use super::config::{self, Bind, GatewayConfig, PopConfig, ProcessConfig, Renewed, ServiceKind, WorkerConfig};
+use super::config::{
+    self, Bind, GatewayConfig, PopConfig, ProcessConfig, Renewed, ServiceKind, TicketsConfig, WorkerConfig,
+};
 use super::health::{Flags, Health, ProcessRole};
 use super::keys::FastOpenKeys;
 use super::problems::{Place, Problem, Problems, Severity};
@@ -26,6 +28,7 @@ use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::mmtp::{Agent, Attribute, CreditPolicy, Settings, Side};
 use crate::relay::{Relay, RelaySettings};
 use crate::ring::RingSettings;
+use crate::tickets::Store;
 use crate::tls::{self, ClientOptions, ClientSettings, Roots, ServerOptions, ServerSettings, SettingsError};
 use crate::worker::{Command, Links, Shared, TlsSettings};
 
@@ -99,6 +102,7 @@ trait Configured: Clone {
     fn files(&self) -> Vec<PathBuf>;
     fn identities(&self) -> Vec<(String, &Identity)>;
     fn fast_open_keys(&self) -> Option<&FastOpenKeys>;
+    fn tickets(&self) -> Option<&TicketsConfig>;
 }
 
 impl Configured for PopConfig {
@@ -130,6 +134,10 @@ impl Configured for PopConfig {
 
     fn fast_open_keys(&self) -> Option<&FastOpenKeys> {
         self.fast_open_keys.as_ref()
+    }
+
+    fn tickets(&self) -> Option<&TicketsConfig> {
+        Some(&self.tickets)
     }
 }
 
@@ -163,6 +171,10 @@ impl Configured for GatewayConfig {
     fn fast_open_keys(&self) -> Option<&FastOpenKeys> {
         None
     }
+
+    fn tickets(&self) -> Option<&TicketsConfig> {
+        None
+    }
 }
 
 /// A process from its start to its end.
@@ -182,8 +194,11 @@ where
     listen::warn_of_fast_open(&binds);
     listen::check_free(&process.file, &binds).map_err(RunError::Config)?;
     let cores = process.cores.iter().copied().map(Some).collect();
-    let plan = workers_plan(cores, &binds, &process.worker, config.fast_open_keys(), tls);
-    let shared = Arc::new(Shared::new(plan.cores.len()));
+    let plan = WorkersPlan {
+        fast_open_keys: config.fast_open_keys().map_or_else(Vec::new, FastOpenKeys::bytes),
+        ..workers_plan(C::ROLE, cores, &binds, &process.worker, tls)
+    };
+    let shared = Arc::new(shared(plan.cores.len(), config.tickets()));
     let flags = Arc::new(Flags::default());
     let health = Health::new(C::ROLE, &process.id, flags.clone(), shared.clone(), Instant::now());
     let mut slow = SlowThread::new(health).map_err(RunError::Slow)?;
@@ -324,10 +339,10 @@ impl<C: Configured> Serving<C> {
 /// The plan for the workers of a process.
 #[must_use]
 pub fn workers_plan(
+    role: ProcessRole,
     cores: Vec<Option<usize>>,
     binds: &[Bind],
     worker: &WorkerConfig,
-    fast_open_keys: Option<&FastOpenKeys>,
     tls: TlsSettings,
 ) -> WorkersPlan {
     let listen = |bind: &Bind| ListenPlan {
@@ -339,7 +354,7 @@ pub fn workers_plan(
     WorkersPlan {
         cores,
         listen: binds.iter().map(listen).collect(),
-        fast_open_keys: fast_open_keys.map_or_else(Vec::new, FastOpenKeys::bytes),
+        fast_open_keys: Vec::new(),
         tls: Arc::new(tls),
         ring: RingSettings {
             buffers: worker.buffers,
@@ -349,8 +364,21 @@ pub fn workers_plan(
         },
         accepted_max: worker.clients_max,
         handshake_timeout: worker.handshake_timeout,
+        handshake_share: u32::from(worker.handshake_share),
+        handshake_patience: worker.handshake_patience,
+        serves_clients: role == ProcessRole::Pop,
         connect_timeout: worker.connect_timeout,
         idle_timeout: worker.idle_timeout,
+    }
+}
+
+/// What so many workers share. Only clients come back with tickets: trunks are few and stay.
+#[must_use]
+pub fn shared(workers: usize, tickets: Option<&TicketsConfig>) -> Shared {
+    let shared = Shared::new(workers);
+    match tickets {
+        Some(tickets) => shared.with_tickets(Store::new(tickets.capacity, tickets.lifetime, random_prng().next_u64())),
+        None => shared,
     }
 }
 
