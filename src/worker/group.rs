@@ -9,6 +9,7 @@ use super::admission::Class;
 use super::engine::Engine;
 use super::links::Links;
 use super::socket::{Lookup, Phase};
+use crate::base::time::Time;
 use crate::base::wire::{CloseReason, LinkId, LogLine, Role, Security, Sink, Target, Wire};
 use crate::tickets::remote::{Answer, Event, Remote};
 use crate::tickets::seal::{NONCE_BYTES, Unsealed};
@@ -29,7 +30,7 @@ impl Member {
     }
 
     /// When it has something to do, if nothing else happens.
-    pub(super) fn due(&self) -> Option<crate::base::time::Time> {
+    pub(super) fn due(&self) -> Option<Time> {
         self.client.due()
     }
 }

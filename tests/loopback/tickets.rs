@@ -19,6 +19,9 @@ use crate::support::{Process, Scratch, wait_until_accepting};
 /// What a look-up that fails may add to a handshake, with all that a loaded machine adds.
 const DELAY_MAX: Duration = Duration::from_secs(2);
 
+/// `tickets.lookup_timeout`, which nobody sets here.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(25);
+
 /// A redis-server of the test's own.
 struct Redis {
     process: Process,
@@ -189,11 +192,19 @@ fn a_password_and_a_database_are_used() {
 fn a_server_that_stops_costs_a_moment_and_no_handshake() {
     let mut redis = Redis::start(address());
     let mut pops = Pops::start(1, &redis.address.to_string());
+    // On a loaded machine a single handshake may take any time.
+    let is_short = (0..5).any(|_| {
+        pops.until_shared(0);
+        redis.process.signal("STOP");
+        let visit = pops.visit(0);
+        assert!(!visit.is_resumed && visit.took >= LOOKUP_TIMEOUT, "{:?}", visit.took);
+        redis.process.signal("CONT");
+        visit.took < LOOKUP_TIMEOUT * 4
+    });
+    assert!(is_short && pops.lookups(0, "late") >= 1, "{}", pops.nodes[0].0.figures());
     pops.until_shared(0);
     redis.process.signal("STOP");
-    let visit = pops.visit(0);
-    assert!(!visit.is_resumed && visit.took < DELAY_MAX, "{:?}", visit.took);
-    assert_eq!(pops.lookups(0, "late"), 1);
+    pops.visit(0);
     // It is given up, and tickets stay here meanwhile.
     pops.nodes[0].0.until("it is given up", |metrics| metrics.get("ticket_server_lost_total") >= 1);
     pops.forget();
