@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::certificates::{Authorities, Identity};
 use super::config::{
-    self, Bind, GatewayConfig, PopConfig, ProcessConfig, Renewed, ServiceKind, TicketsConfig, WorkerConfig,
+    self, Bind, ClientAuth, GatewayConfig, Listener, PopConfig, ProcessConfig, Renewed, ServiceKind, TicketStore,
+    TicketsConfig, TunnelEarlyData, WorkerConfig,
 };
 use super::health::{Flags, Health, ProcessRole};
 use super::keys::FastOpenKeys;
@@ -29,7 +30,9 @@ use crate::mmtp::{Agent, Attribute, CreditPolicy, Settings, Side};
 use crate::relay::{Relay, RelaySettings};
 use crate::ring::RingSettings;
 use crate::tickets::Store;
-use crate::tls::{self, ClientOptions, ClientSettings, Roots, ServerOptions, ServerSettings, SettingsError};
+use crate::tickets::remote::RemoteSettings;
+use crate::tickets::seal::Keys;
+use crate::tls::{self, ClientOptions, ClientSettings, Names, Roots, ServerOptions, ServerSettings, SettingsError};
 use crate::worker::{Command, Links, Shared, TlsSettings};
 
 /// Streams that may run on one trunk at a time: more than a worker may have by default.
@@ -390,14 +393,7 @@ pub fn pop_tls(config: &PopConfig) -> Result<TlsSettings, Problems> {
     let mut problems = Problems::new(config.process.file.clone());
     let mut each = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
-        let made = identity(&listener.endpoint.identity).and_then(|identity| {
-            let options = ServerOptions {
-                tunnels: listener.tunnel.is_some(),
-                post_quantum: listener.post_quantum,
-                ..ServerOptions::new(identity)
-            };
-            ServerSettings::new(&options)
-        });
+        let made = server_options(listener).and_then(|options| ServerSettings::new(&options));
         each.push(noted(made, &mut problems, &config.process.file, &format!("listen[{index}].certificate")));
     }
     let backbone = &config.backbone;
@@ -423,8 +419,8 @@ pub fn pop_tls(config: &PopConfig) -> Result<TlsSettings, Problems> {
 pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
     let mut problems = Problems::new(config.process.file.clone());
     let made = identity(&config.listener.endpoint.identity).and_then(|identity| {
-        let client_roots = Some(roots(&config.listener.client_ca)?);
-        ServerSettings::new(&ServerOptions { client_roots, ..ServerOptions::new(identity) })
+        let client_auth = tls::ClientAuth::Required(roots(&config.listener.client_ca)?);
+        ServerSettings::new(&ServerOptions { client_auth, ..ServerOptions::new(identity) })
     });
     match noted(made, &mut problems, &config.process.file, "listen.certificate") {
         Some(settings) => Ok(TlsSettings {
@@ -435,8 +431,36 @@ pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
     }
 }
 
+/// What a listener of a POP asks of TLS.
+fn server_options(listener: &Listener) -> Result<ServerOptions, SettingsError> {
+    let own = &listener.endpoint.identity;
+    let mut identities = vec![(Names::new(own.dns_names())?, identity(own)?)];
+    for named in &listener.identities {
+        identities.push((Names::new(named.names())?, identity(&named.identity)?));
+    }
+    let client_auth = match &listener.client_auth {
+        ClientAuth::None => tls::ClientAuth::None,
+        ClientAuth::Optional(authorities) => tls::ClientAuth::Optional(roots(authorities)?),
+        ClientAuth::Required(authorities) => tls::ClientAuth::Required(roots(authorities)?),
+    };
+    let refuses = listener.tunnel.is_some() && listener.tunnel_early_data == TunnelEarlyData::Refuse;
+    let defaults = ServerOptions::new(identity(own)?);
+    Ok(ServerOptions {
+        identities,
+        client_auth,
+        tunnels: listener.tunnel.is_some(),
+        post_quantum: listener.post_quantum,
+        early_bytes_max: if listener.early_data && !refuses { defaults.early_bytes_max } else { 0 },
+        ..defaults
+    })
+}
+
 fn identity(found: &Identity) -> Result<tls::Identity, SettingsError> {
-    tls::Identity::from_der(found.chain.clone(), found.key.clone())
+    let made = tls::Identity::from_der(found.chain.clone(), found.key.clone())?;
+    Ok(match &found.staple {
+        Some(staple) => made.with_ocsp(staple.der.clone()),
+        None => made,
+    })
 }
 
 fn roots(found: &Authorities) -> Result<Roots, SettingsError> {
@@ -454,6 +478,21 @@ fn noted<T>(made: Result<T, SettingsError>, problems: &mut Problems, file: &std:
         });
     })
     .ok()
+}
+
+/// The store that nodes share, as its client takes it, and the keys of what goes there; None: tickets stay in memory.
+#[must_use]
+pub fn remote_store(tickets: &TicketsConfig) -> Option<(RemoteSettings, Keys)> {
+    let TicketStore::Remote(remote) = &tickets.store else { return None };
+    let settings = RemoteSettings {
+        server: remote.address,
+        user: remote.user.clone().unwrap_or_default(),
+        password: remote.password.as_ref().map_or_else(String::new, |password| password.reveal().to_owned()).into(),
+        database: remote.database,
+        lookup_timeout: remote.lookup_timeout,
+        lifetime: tickets.lifetime,
+    };
+    Some((settings, remote.keys.keys()))
 }
 
 /// What a POP's workers relay by.
