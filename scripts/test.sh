@@ -20,6 +20,7 @@ needed=(
     'wrk /usr/bin/wrk'
     'curl /usr/bin/curl'
     'openssl /usr/bin/openssl'
+    'redis-server /usr/bin/redis-server'
     'python3 /usr/bin/python3'
     'python3-prometheus-client /usr/lib/python3/dist-packages/prometheus_client'
     'ca-certificates /etc/ssl/certs/ca-certificates.crt'

@@ -2,10 +2,8 @@
 //!
 //! Owns the trunks of one worker. Never sees a client, never looks into a stream, never reads a clock.
 
-mod backoff;
 mod pool;
 mod trunk;
 
-pub use backoff::Backoff;
 pub use pool::{Pool, PoolSettings};
 pub use trunk::{State, Trunk};

@@ -5,8 +5,8 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 
-use super::backoff::Backoff;
 use super::trunk::{State, Trunk};
+use crate::base::backoff::Backoff;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
 use crate::base::wire::{LinkId, LogLine, Security, Target, Wire};

@@ -7,7 +7,7 @@
 //! ```
 //! Invariant: a connection exists exactly in Greeting, Ready and Draining; a link in all states but Down.
 
-use super::backoff::Backoff;
+use crate::base::backoff::Backoff;
 use crate::base::time::Time;
 use crate::base::wire::LinkId;
 use crate::mmtp::Connection;

@@ -5,6 +5,9 @@
 //! every way of getting it removes it.
 
 pub mod index;
+pub mod remote;
+pub mod resp;
+pub mod seal;
 pub mod store;
 
 use std::hash::Hasher;

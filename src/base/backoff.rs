@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::base::prng::Prng;
+use super::prng::Prng;
 
 /// Doubling delays with jitter: between half and all of `min * 2^failures`, at most `max`.
 #[derive(Clone, Debug)]
