@@ -27,7 +27,7 @@ use crate::backbone::PoolSettings;
 use crate::base::wire::Role;
 use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::mmtp::{Agent, Attribute, CreditPolicy, Settings, Side};
-use crate::relay::{Relay, RelaySettings};
+use crate::relay::{Relay, RelaySettings, TunnelEarly, TunnelSettings};
 use crate::ring::RingSettings;
 use crate::tickets::Store;
 use crate::tickets::remote::RemoteSettings;
@@ -499,7 +499,10 @@ pub fn remote_store(tickets: &TicketsConfig) -> Option<(RemoteSettings, Keys)> {
 #[must_use]
 pub fn relay_settings(config: &PopConfig) -> RelaySettings {
     let backbone = &config.backbone;
-    let tunnel = |bind: &Bind| config.listeners[bind.listener].tunnel.clone();
+    let tunnel = |bind: &Bind| {
+        let service = config.listeners[bind.listener].tunnel.clone()?;
+        Some(TunnelSettings { service, early: TunnelEarly::Hold })
+    };
     RelaySettings {
         pop_id: config.process.id.clone(),
         tunnels: config.binds().iter().map(tunnel).collect(),
