@@ -500,8 +500,13 @@ pub fn remote_store(tickets: &TicketsConfig) -> Option<(RemoteSettings, Keys)> {
 pub fn relay_settings(config: &PopConfig) -> RelaySettings {
     let backbone = &config.backbone;
     let tunnel = |bind: &Bind| {
-        let service = config.listeners[bind.listener].tunnel.clone()?;
-        Some(TunnelSettings { service, early: TunnelEarly::Hold })
+        let listener = &config.listeners[bind.listener];
+        let early = match listener.tunnel_early_data {
+            // Refused, TLS takes none: what came all the same would wait.
+            TunnelEarlyData::Hold | TunnelEarlyData::Refuse => TunnelEarly::Hold,
+            TunnelEarlyData::Allow => TunnelEarly::Allow,
+        };
+        Some(TunnelSettings { service: listener.tunnel.clone()?, early })
     };
     RelaySettings {
         pop_id: config.process.id.clone(),

@@ -168,7 +168,8 @@ impl Book {
         let Some(mut rest) = self.trunks.remove(&link) else { return };
         rest.extend_from_slice(bytes);
         let mut at = 0;
-        while let Some((frame, length)) = decode::frame(&rest[at..]).expect("conformance: a POP encodes what it means") {
+        while let Some((frame, length)) = decode::frame(&rest[at..]).expect("conformance: a POP encodes what it means")
+        {
             if let Frame::Headers { flags, block, .. } = frame {
                 self.check(flags, &HeaderBlock::parse(block, Message::Request).expect("conformance: a block"));
             }

@@ -213,9 +213,7 @@ impl Conn {
                 over
             }
             // A bare FIN ends an HTTP connection, whatever was going on.
-            Some(Then::Hang) | None
-                if self.ended && self.exchange.as_ref().is_none_or(|one| one.mode.is_http()) =>
-            {
+            Some(Then::Hang) | None if self.ended && self.exchange.as_ref().is_none_or(|one| one.mode.is_http()) => {
                 self.close(ctx, false);
                 true
             }

@@ -382,7 +382,13 @@ impl World {
         let origins = self.origins.iter().filter_map(|origin| origin.wake(now));
         let replayers = self.replayers.iter().filter(|client| !client.done).filter_map(|client| client.wake(now));
         let returns = self.returns.iter().copied().flatten().filter(|at| *at > now);
-        mmtp.chain(tunnels).chain(strangers).chain(replayers).chain(origins).chain(returns).chain(net.next_event()).min()
+        mmtp.chain(tunnels)
+            .chain(strangers)
+            .chain(replayers)
+            .chain(origins)
+            .chain(returns)
+            .chain(net.next_event())
+            .min()
     }
 
     /// Moves on: one round, and time when nothing else moves.

@@ -470,7 +470,8 @@ const LISTEN: &str = "tunnel = \"web\"";
 fn every_key_of_returning_users_is_read() {
     let fixture = Fixture::new();
     fixture.write("fast-open.keys", &format!("{}\n{}\n", "ab".repeat(16), "cd".repeat(16)));
-    fixture.write("ticket-keys.toml", &format!("current = \"{}\"\nnext = \"{}\"", "abcd".repeat(16), "cdef".repeat(16)));
+    fixture
+        .write("ticket-keys.toml", &format!("current = \"{}\"\nnext = \"{}\"", "abcd".repeat(16), "cdef".repeat(16)));
     let listen = "tunnel = \"web\"\nearly_data = false\ntunnel_early_data = \"allow\"\nfast_open = 7\n\
                   client_auth = \"optional\"\nclient_ca = \"certs/ca.pem\"\n[[listen.identity]]\n\
                   certificate = \"certs/gateway.pem\"\nkey = \"certs/gateway.key\"\nnames = [\"A.example\", \"*.b.example\"]\n\
