@@ -434,7 +434,8 @@ pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
 /// What a listener of a POP asks of TLS.
 fn server_options(listener: &Listener) -> Result<ServerOptions, SettingsError> {
     let own = &listener.endpoint.identity;
-    let mut identities = vec![(Names::new(own.dns_names())?, identity(own)?)];
+    // Shown to whoever asks for none of the others' names: it needs none of its own.
+    let mut identities = vec![(Names::default(), identity(own)?)];
     for named in &listener.identities {
         identities.push((Names::new(named.names())?, identity(&named.identity)?));
     }
