@@ -171,7 +171,7 @@ impl Identity {
         let Ok((_, leaf)) = X509Certificate::from_der(&self.chain[0]) else { return Vec::new() };
         let Ok(Some(names)) = leaf.subject_alternative_name() else { return Vec::new() };
         let dns = names.value.general_names.iter().filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            GeneralName::DNSName(name) if is_certificate_name(name) => Some(name.to_ascii_lowercase()),
             _ => None,
         });
         dns.collect()

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::certificates::{Authorities, Identity};
 use super::config::{
-    self, Bind, GatewayConfig, PopConfig, ProcessConfig, Renewed, ServiceKind, TicketStore, TicketsConfig, WorkerConfig,
+    self, Bind, ClientAuth, GatewayConfig, Listener, PopConfig, ProcessConfig, Renewed, ServiceKind, TicketStore,
+    TicketsConfig, TunnelEarlyData, WorkerConfig,
 };
 use super::health::{Flags, Health, ProcessRole};
 use super::keys::FastOpenKeys;
@@ -26,12 +27,12 @@ use crate::backbone::PoolSettings;
 use crate::base::wire::Role;
 use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::mmtp::{Agent, Attribute, CreditPolicy, Settings, Side};
-use crate::relay::{Relay, RelaySettings};
+use crate::relay::{Relay, RelaySettings, TunnelEarly, TunnelSettings};
 use crate::ring::RingSettings;
 use crate::tickets::remote::RemoteSettings;
 use crate::tickets::seal::Keys;
 use crate::tickets::{Group, Store};
-use crate::tls::{self, ClientOptions, ClientSettings, Roots, ServerOptions, ServerSettings, SettingsError};
+use crate::tls::{self, ClientOptions, ClientSettings, Names, Roots, ServerOptions, ServerSettings, SettingsError};
 use crate::worker::{Command, Links, Shared, TlsSettings};
 
 /// Streams that may run on one trunk at a time: more than a worker may have by default.
@@ -392,17 +393,7 @@ pub fn shared(workers: usize, tickets: Option<&TicketsConfig>) -> Shared {
 
 /// The nodes that tickets are shared with.
 fn group(tickets: &TicketsConfig) -> Option<Arc<Group>> {
-    let TicketStore::Remote(remote) = &tickets.store else { return None };
-    let others: Vec<_> = [&remote.keys.next, &remote.keys.previous].into_iter().flatten().collect();
-    let settings = RemoteSettings {
-        server: remote.address,
-        user: remote.user.clone().unwrap_or_default(),
-        password: remote.password.as_ref().map_or_else(String::new, |secret| secret.reveal().to_owned()).into(),
-        database: remote.database,
-        lookup_timeout: remote.lookup_timeout,
-        lifetime: tickets.lifetime,
-    };
-    let keys = Keys::new(&remote.keys.current, &others);
+    let (settings, keys) = remote_store(tickets)?;
     Some(Arc::new(Group { settings, keys, seed: random_prng().next_u64() }))
 }
 
@@ -414,14 +405,7 @@ pub fn pop_tls(config: &PopConfig) -> Result<TlsSettings, Problems> {
     let mut problems = Problems::new(config.process.file.clone());
     let mut each = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
-        let made = identity(&listener.endpoint.identity).and_then(|identity| {
-            let options = ServerOptions {
-                tunnels: listener.tunnel.is_some(),
-                post_quantum: listener.post_quantum,
-                ..ServerOptions::new(identity)
-            };
-            ServerSettings::new(&options)
-        });
+        let made = server_options(listener).and_then(|options| ServerSettings::new(&options));
         each.push(noted(made, &mut problems, &config.process.file, &format!("listen[{index}].certificate")));
     }
     let backbone = &config.backbone;
@@ -447,8 +431,8 @@ pub fn pop_tls(config: &PopConfig) -> Result<TlsSettings, Problems> {
 pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
     let mut problems = Problems::new(config.process.file.clone());
     let made = identity(&config.listener.endpoint.identity).and_then(|identity| {
-        let client_roots = Some(roots(&config.listener.client_ca)?);
-        ServerSettings::new(&ServerOptions { client_roots, ..ServerOptions::new(identity) })
+        let client_auth = tls::ClientAuth::Required(roots(&config.listener.client_ca)?);
+        ServerSettings::new(&ServerOptions { client_auth, ..ServerOptions::new(identity) })
     });
     match noted(made, &mut problems, &config.process.file, "listen.certificate") {
         Some(settings) => Ok(TlsSettings {
@@ -459,8 +443,37 @@ pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
     }
 }
 
+/// What a listener of a POP asks of TLS.
+fn server_options(listener: &Listener) -> Result<ServerOptions, SettingsError> {
+    let own = &listener.endpoint.identity;
+    // Shown to whoever asks for none of the others' names: it needs none of its own.
+    let mut identities = vec![(Names::default(), identity(own)?)];
+    for named in &listener.identities {
+        identities.push((Names::new(named.names())?, identity(&named.identity)?));
+    }
+    let client_auth = match &listener.client_auth {
+        ClientAuth::None => tls::ClientAuth::None,
+        ClientAuth::Optional(authorities) => tls::ClientAuth::Optional(roots(authorities)?),
+        ClientAuth::Required(authorities) => tls::ClientAuth::Required(roots(authorities)?),
+    };
+    let refuses = listener.tunnel.is_some() && listener.tunnel_early_data == TunnelEarlyData::Refuse;
+    let defaults = ServerOptions::new(identity(own)?);
+    Ok(ServerOptions {
+        identities,
+        client_auth,
+        tunnels: listener.tunnel.is_some(),
+        post_quantum: listener.post_quantum,
+        early_bytes_max: if listener.early_data && !refuses { defaults.early_bytes_max } else { 0 },
+        ..defaults
+    })
+}
+
 fn identity(found: &Identity) -> Result<tls::Identity, SettingsError> {
-    tls::Identity::from_der(found.chain.clone(), found.key.clone())
+    let made = tls::Identity::from_der(found.chain.clone(), found.key.clone())?;
+    Ok(match &found.staple {
+        Some(staple) => made.with_ocsp(staple.der.clone()),
+        None => made,
+    })
 }
 
 fn roots(found: &Authorities) -> Result<Roots, SettingsError> {
@@ -480,11 +493,34 @@ fn noted<T>(made: Result<T, SettingsError>, problems: &mut Problems, file: &std:
     .ok()
 }
 
+/// The store that nodes share, as its client takes it, and the keys of what goes there; None: tickets stay in memory.
+#[must_use]
+pub fn remote_store(tickets: &TicketsConfig) -> Option<(RemoteSettings, Keys)> {
+    let TicketStore::Remote(remote) = &tickets.store else { return None };
+    let settings = RemoteSettings {
+        server: remote.address,
+        user: remote.user.clone().unwrap_or_default(),
+        password: remote.password.as_ref().map_or_else(String::new, |password| password.reveal().to_owned()).into(),
+        database: remote.database,
+        lookup_timeout: remote.lookup_timeout,
+        lifetime: tickets.lifetime,
+    };
+    Some((settings, remote.keys.keys()))
+}
+
 /// What a POP's workers relay by.
 #[must_use]
 pub fn relay_settings(config: &PopConfig) -> RelaySettings {
     let backbone = &config.backbone;
-    let tunnel = |bind: &Bind| config.listeners[bind.listener].tunnel.clone();
+    let tunnel = |bind: &Bind| {
+        let listener = &config.listeners[bind.listener];
+        let early = match listener.tunnel_early_data {
+            // Refused, TLS takes none: what came all the same would wait.
+            TunnelEarlyData::Hold | TunnelEarlyData::Refuse => TunnelEarly::Hold,
+            TunnelEarlyData::Allow => TunnelEarly::Allow,
+        };
+        Some(TunnelSettings { service: listener.tunnel.clone()?, early })
+    };
     RelaySettings {
         pop_id: config.process.id.clone(),
         tunnels: config.binds().iter().map(tunnel).collect(),

@@ -7,14 +7,17 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::unbuffered::UnbufferedStatus;
 
+use super::super::desk::{self, Papers};
 use super::super::error::{TlsError, from_rustls};
+use super::super::record::Protection;
 use super::super::settings::ClientSettings;
 use super::super::{Early, handshake};
-use super::{Complete, Intake, Kernel, Progress, Step, has_keys, leftover, step};
+use super::{Complete, Intake, Progress, Step, has_keys, leftover, step};
 
 pub(in crate::tls) struct ClientHandshake {
     pub(super) intake: Intake,
     connection: UnbufferedClientConnection,
+    papers: Box<Papers>,
     alpn_required: bool,
     key_update_records: u64,
 }
@@ -31,6 +34,7 @@ impl ClientHandshake {
         let mut handshake = ClientHandshake {
             intake: Intake::default(),
             connection,
+            papers: Box::default(),
             alpn_required: settings.inner.alpn_required,
             key_update_records: settings.inner.key_update_records,
         };
@@ -59,20 +63,8 @@ impl ClientHandshake {
 
     /// Lets rustls work until it waits for the peer. True when the handshake is complete.
     fn drive(&mut self, out: &mut Vec<u8>) -> Result<bool, TlsError> {
-        loop {
-            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut self.intake.input);
-            let step = step(state, out);
-            self.intake.input.drain(..discard);
-            match step {
-                Ok(Step::Again) => {}
-                Ok(Step::Blocked) => return Ok(false),
-                Ok(Step::Ready) => return Ok(!self.common().is_handshaking()),
-                Err(error) => {
-                    self.flush_alert(out);
-                    return Err(error);
-                }
-            }
-        }
+        let ClientHandshake { papers, connection, intake, .. } = self;
+        desk::with(papers, || drive(connection, &mut intake.input, out)).inspect_err(|_| self.flush_alert(out))
     }
 
     /// After a failure, the alert that rustls has queued. It is asked only while it has something to send: given the
@@ -98,14 +90,36 @@ impl ClientHandshake {
         let refusal = leftover(&self.intake).or(no_alpn.then_some(TlsError::NoApplicationProtocol));
         let (secrets, kernel) =
             self.connection.dangerous_into_kernel_connection().map_err(|error| from_rustls(&error))?;
+        let Papers { client_traffic: Some(sending), server_traffic: Some(receiving), .. } = *self.papers else {
+            return Err(TlsError::Internal("no traffic secrets"));
+        };
         Ok(Complete {
-            secrets,
-            kernel: Kernel::Client(Box::new(kernel)),
+            receiving: Protection::new(established.suite, receiving, secrets.rx.0),
+            sending: Protection::new(established.suite, sending, secrets.tx.0),
+            tickets: Some(Box::new(kernel)),
             established,
             issued: Vec::new(),
             sending_closed: false,
             refusal,
             key_update_records: self.key_update_records,
         })
+    }
+}
+
+/// Asks rustls until it waits for the server. True when the handshake is complete.
+fn drive(
+    connection: &mut UnbufferedClientConnection,
+    input: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> Result<bool, TlsError> {
+    loop {
+        let UnbufferedStatus { discard, state } = connection.process_tls_records(input);
+        let step = step(state, out);
+        input.drain(..discard);
+        match step? {
+            Step::Again => {}
+            Step::Blocked => return Ok(false),
+            Step::Ready => return Ok(!connection.is_handshaking()),
+        }
     }
 }

@@ -10,16 +10,15 @@ mod server;
 
 use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
-use rustls::server::ServerConnectionData;
 use rustls::unbuffered::{ConnectionState, EncodeError};
-use rustls::{CommonState, ExtractedSecrets, HandshakeKind};
+use rustls::{CommonState, HandshakeKind};
 
 pub(super) use client::ClientHandshake;
 pub(super) use server::ServerHandshake;
 
 use super::desk::IssuedTicket;
 use super::error::{Alert, TlsError, from_rustls};
-use super::record::{ContentType, PLAINTEXT_BYTES_MAX, RECORD_HEADER_BYTES, put_plain};
+use super::record::{ContentType, PLAINTEXT_BYTES_MAX, Protection, RECORD_HEADER_BYTES, put_plain};
 use super::settings::ALPN_MMTP;
 use super::{Early, Established, Suite};
 use crate::base::wire::Protocol;
@@ -52,15 +51,14 @@ pub(super) enum Progress {
     Complete,
 }
 
-/// What is left of rustls after the handshake: it derives the next traffic secrets, and a client's takes tickets.
-pub(super) enum Kernel {
-    Server(Box<KernelConnection<ServerConnectionData>>),
-    Client(Box<KernelConnection<ClientConnectionData>>),
-}
+/// What is left of rustls after a client's handshake: it takes tickets.
+pub(super) type TicketTaker = Box<KernelConnection<ClientConnectionData>>;
 
 pub(super) struct Complete {
-    pub(super) secrets: ExtractedSecrets,
-    pub(super) kernel: Kernel,
+    pub(super) receiving: Protection,
+    pub(super) sending: Protection,
+    /// Some on a client.
+    pub(super) tickets: Option<TicketTaker>,
     pub(super) established: Established,
     /// Tickets that a server gave.
     pub(super) issued: Vec<IssuedTicket>,
