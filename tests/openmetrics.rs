@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use trunkline::base::counters::Counters;
-use trunkline::server::metrics::{Identification, render};
+use trunkline::server::metrics::{CertificateFigures, Identification, render};
 use trunkline::server::process::ProcessFigures;
 
 #[test]
@@ -20,7 +20,10 @@ fn the_reference_parser_takes_the_text() {
     let counters = Counters { connections_accepted: u64::MAX, streams_open: 3, ..Counters::default() };
     let identification = Identification { role: "pop", id: "p\"o\\p\n1".to_owned(), started: SystemTime::now() };
     let process = ProcessFigures::read().expect("/proc is there");
-    let text = render(&identification, &[counters.values(), Counters::default().values()], Some(&process));
+    let expiries = vec![("listen[0].certificate".to_owned(), std::time::SystemTime::UNIX_EPOCH)];
+    let certificates = CertificateFigures { reloaded: 1, refused: 2, expiries };
+    let text =
+        render(&identification, &[counters.values(), Counters::default().values()], &certificates, Some(&process));
     let mut parser = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/openmetrics-check.py"))
         .arg("-")
         .stdin(Stdio::piped())

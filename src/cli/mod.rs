@@ -6,6 +6,7 @@
 pub mod call;
 pub mod certs;
 pub mod demo;
+pub mod keys;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
     Call(Box<call::CallArgs>),
     /// Make certificates for development
     Certs(certs::Args),
+    /// Make and rotate the key files that the nodes of a POP share
+    Keys(keys::Args),
     /// Run a POP, a gateway and an origin here, send requests through them, and show what each step took
     Demo(demo::Args),
 }
@@ -45,6 +48,7 @@ pub fn run() -> ExitCode {
         Command::Gateway(args) => serve::gateway(&args),
         Command::Call(args) => call::run(*args),
         Command::Certs(args) => certs::run(&args),
+        Command::Keys(args) => keys::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

@@ -13,7 +13,7 @@ mod uring;
 
 pub use op::{Completion, Errno, Fd, Kind, Outcome, Token};
 pub use setup::{RingError, RingSettings};
-pub use sockets::{BindError, Listener, ListenerSettings, listen};
+pub use sockets::{BindError, FastOpen, Listener, ListenerSettings, listen};
 pub use sys::Waker;
 pub use uring::{Lease, Uring};
 

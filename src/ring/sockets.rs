@@ -1,31 +1,65 @@
-//! Sockets as Trunkline wants them: listeners shared by port, connections without Nagle's delay.
+//! Sockets as Trunkline wants them: listeners shared by port and open to data in the SYN, connections without Nagle's
+//! delay.
 
 use std::net::SocketAddr;
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsFd as _, IntoRawFd as _};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::op::{Errno, Fd};
+use super::sys;
 
 /// How a listener is made.
 #[derive(Clone, Copy, Debug)]
-pub struct ListenerSettings {
+pub struct ListenerSettings<'k> {
     /// Address and port; port 0 lets the kernel choose.
     pub address: SocketAddr,
     /// Connections the kernel completes ahead of accept.
     pub backlog: i32,
     /// After how long unacknowledged data ends a connection (TCP_USER_TIMEOUT), inherited by accepted sockets.
     pub user_timeout: Duration,
+    /// Connections that may wait with data that came in their SYN (TCP Fast Open, RFC 7413); 0: none may.
+    pub fast_open: u32,
+    /// Its keys, 16 bytes each: the current one and, if there is one, the previous. Empty: the kernel's own.
+    pub fast_open_keys: &'k [u8],
 }
 
 /// A listening socket.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Listener {
     /// Its descriptor.
     pub fd: Fd,
     /// The address it got.
     pub address: SocketAddr,
+    /// Some with TCP Fast Open.
+    pub fast_open: Option<FastOpen>,
+}
+
+/// TCP Fast Open of a listening socket, for whoever does not own its descriptor. Holds a descriptor of its own: the
+/// socket goes on listening until this is dropped, too.
+#[derive(Debug)]
+pub struct FastOpen {
+    socket: Socket,
+}
+
+impl FastOpen {
+    /// Replaces the keys: 16 bytes for the current one, 32 for it and the previous. Connections are not touched; a client
+    /// with a cookie of neither gets a new one by a normal handshake.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2): EINVAL for any other length.
+    pub fn set_keys(&self, keys: &[u8]) -> Result<(), Errno> {
+        sys::set_option(self.socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, keys).map_err(Errno::from)
+    }
+
+    /// The keys as they are, and the length of the queue.
+    #[cfg(test)]
+    fn read_back(&self) -> (Vec<u8>, u32) {
+        let get = |option| sys::get_option::<64>(self.socket.as_fd(), libc::IPPROTO_TCP, option).expect("Linux has it");
+        let queue = get(libc::TCP_FASTOPEN);
+        (get(libc::TCP_FASTOPEN_KEY), u32::from_ne_bytes(queue.try_into().expect("an int")))
+    }
 }
 
 /// Why an address could not be listened on.
@@ -52,7 +86,7 @@ impl std::error::Error for BindError {}
 ///
 /// # Errors
 /// When the address cannot be had; the error names it.
-pub fn listen(settings: &ListenerSettings) -> Result<Listener, BindError> {
+pub fn listen(settings: &ListenerSettings<'_>) -> Result<Listener, BindError> {
     let address = settings.address;
     let failed = |step: &'static str| move |error: std::io::Error| BindError { address, step, errno: error.into() };
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))
@@ -64,9 +98,23 @@ pub fn listen(settings: &ListenerSettings) -> Result<Listener, BindError> {
     socket.set_reuse_port(true).map_err(failed("SO_REUSEPORT"))?;
     tune(&socket, settings.user_timeout).map_err(failed("setsockopt"))?;
     socket.bind(&address.into()).map_err(failed("bind"))?;
+    let fast_open = fast_open(&socket, settings).map_err(failed("TCP_FASTOPEN"))?;
     socket.listen(settings.backlog).map_err(failed("listen"))?;
     let bound = socket.local_addr().map_err(failed("getsockname"))?.as_socket().unwrap_or(address);
-    Ok(Listener { fd: Fd(socket.into_raw_fd()), address: bound })
+    Ok(Listener { fd: Fd(socket.into_raw_fd()), address: bound, fast_open })
+}
+
+/// To be called before listen(2), so that no SYN meets a socket without its keys.
+fn fast_open(socket: &Socket, settings: &ListenerSettings<'_>) -> std::io::Result<Option<FastOpen>> {
+    if settings.fast_open == 0 {
+        return Ok(None);
+    }
+    let queue = i32::try_from(settings.fast_open).unwrap_or(i32::MAX);
+    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &queue.to_ne_bytes())?;
+    if !settings.fast_open_keys.is_empty() {
+        sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, settings.fast_open_keys)?;
+    }
+    Ok(Some(FastOpen { socket: socket.try_clone()? }))
 }
 
 /// A socket to connect with.
@@ -89,15 +137,38 @@ fn tune(socket: &Socket, user_timeout: Duration) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_address_of_nobody_is_refused_by_name() {
-        let settings = ListenerSettings {
-            address: "192.0.2.1:0".parse().expect("a documentation address"),
+    fn settings(address: &str) -> ListenerSettings<'static> {
+        ListenerSettings {
+            address: address.parse().expect("an address"),
             backlog: 16,
             user_timeout: Duration::from_secs(1),
-        };
-        let error = listen(&settings).expect_err("TEST-NET-1 is nobody's");
+            fast_open: 0,
+            fast_open_keys: &[],
+        }
+    }
+
+    #[test]
+    fn an_address_of_nobody_is_refused_by_name() {
+        let error = listen(&settings("192.0.2.1:0")).expect_err("TEST-NET-1 is nobody's");
         assert!(error.to_string().contains("192.0.2.1:0"), "{error}");
         assert_eq!(error.errno, Errno(libc::EADDRNOTAVAIL));
+    }
+
+    #[test]
+    fn keys_of_fast_open_are_set_and_replaced_while_it_listens() {
+        let (one, two) = ([7; 16], [9; 32]);
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let plain = listen(&settings(address)).expect("loopback has a free port");
+            assert!(plain.fast_open.is_none());
+            sys::close_now(plain.fd);
+            let with = ListenerSettings { fast_open: 33, fast_open_keys: &one, ..settings(address) };
+            let listener = listen(&with).expect("loopback has a free port");
+            let fast_open = listener.fast_open.expect("it was asked for");
+            assert_eq!(fast_open.read_back(), (one.to_vec(), 33));
+            fast_open.set_keys(&two).expect("two keys");
+            assert_eq!(fast_open.read_back(), (two.to_vec(), 33));
+            assert_eq!(fast_open.set_keys(&two[..20]), Err(Errno(libc::EINVAL)));
+            sys::close_now(listener.fd);
+        }
     }
 }

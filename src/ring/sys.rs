@@ -448,6 +448,25 @@ pub(super) fn with_socket<T>(fd: Fd, act: impl FnOnce(SockRef<'_>) -> T) -> T {
     act(SockRef::from(&borrowed))
 }
 
+/// Sets a socket option that is an array of bytes.
+pub(super) fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel reads `length` bytes, all within `value`, before the call returns.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The bytes of a socket option of at most `BYTES`.
+#[cfg(test)]
+pub(super) fn get_option<const BYTES: usize>(socket: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<Vec<u8>> {
+    let mut value = [0; BYTES];
+    let mut length = libc::socklen_t::try_from(BYTES).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel writes at most `length` bytes, all within `value`, and says how many, before the call returns.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length) };
+    if result == 0 { Ok(value[..length as usize].to_vec()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Closes a descriptor that never had an operation, for instance one accepted while stopping.
 pub(super) fn close_now(fd: Fd) {
     // SAFETY: the caller gives up the descriptor; nobody else holds it.

@@ -290,6 +290,8 @@ mod tests {
             address: "127.0.0.1:0".parse().expect("an address"),
             backlog: 64,
             user_timeout: Duration::from_secs(5),
+            fast_open: 0,
+            fast_open_keys: &[],
         };
         let listener = listen(&settings).expect("loopback has ports");
         ring.accept(listener.fd, key(1000 + index));
@@ -402,6 +404,8 @@ mod tests {
             address: "127.0.0.1:0".parse().expect("an address"),
             backlog: 64,
             user_timeout: Duration::from_secs(5),
+            fast_open: 0,
+            fast_open_keys: &[],
         };
         let listener = listen(&settings).expect("loopback has ports");
         let _streams = [(); 3].map(|()| TcpStream::connect(listener.address).expect("the backlog has room"));

@@ -15,14 +15,18 @@ use rcgen::{
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::problems::{Place, Problems};
 use super::section::Located;
+use super::staple::{Staple, Unusable};
 
 /// Largest file of certificates or keys that is read, in bytes: every public authority of an operating system in one
 /// file is about 250 KB.
 const PEM_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Largest OCSP response that is read, in bytes: it must fit a certificate message with the chain.
+const OCSP_FILE_BYTES_MAX: u64 = 16 * 1024;
 
 /// A certificate with its chain, and the key that fits it.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,6 +39,19 @@ pub struct Identity {
     pub chain: Vec<Vec<u8>>,
     /// The key in DER: PKCS#8, SEC1 or PKCS#1.
     pub key: Vec<u8>,
+    /// When the first certificate of the chain to do so expires.
+    pub expires: SystemTime,
+    /// The file of the OCSP response.
+    pub ocsp_file: Option<PathBuf>,
+    /// The OCSP response, if it is of use now.
+    pub staple: Option<Staple>,
+}
+
+/// Where the files of an identity are, and where they were named.
+pub(super) struct IdentityFiles {
+    pub(super) certificate: Located<PathBuf>,
+    pub(super) key: Located<PathBuf>,
+    pub(super) ocsp: Option<Located<PathBuf>>,
 }
 
 impl fmt::Debug for Identity {
@@ -63,14 +80,20 @@ impl fmt::Debug for Authorities {
 }
 
 impl Identity {
+    /// Reads a chain, its key and, if there is one, its OCSP response. Notes every mistake; None when there is one.
+    #[must_use]
+    pub(super) fn load(problems: &mut Problems, files: &IdentityFiles, now: SystemTime) -> Option<Identity> {
+        let mut identity = Identity::load_pair(problems, files, now)?;
+        match &files.ocsp {
+            Some(ocsp) => identity.load_staple(problems, ocsp, now).then_some(identity),
+            None => Some(identity),
+        }
+    }
+
     /// Reads a chain and its key. Notes every mistake; None when there is one.
     #[must_use]
-    pub(super) fn load(
-        problems: &mut Problems,
-        certificate: &Located<PathBuf>,
-        key: &Located<PathBuf>,
-        now: SystemTime,
-    ) -> Option<Identity> {
+    pub(super) fn load_pair(problems: &mut Problems, files: &IdentityFiles, now: SystemTime) -> Option<Identity> {
+        let (certificate, key) = (&files.certificate, &files.key);
         let chain = load_certificates(problems, certificate, now);
         let key_der = load_key(problems, key);
         let (chain, key_der) = (chain?, key_der?);
@@ -78,10 +101,87 @@ impl Identity {
         Some(Identity {
             certificate_file: certificate.value.clone(),
             key_file: key.value.clone(),
+            expires: chain.iter().filter_map(|der| expiry(der)).min().unwrap_or(now),
             chain,
             key: key_der.secret_der().to_vec(),
+            ocsp_file: files.ocsp.as_ref().map(|file| file.value.clone()),
+            staple: None,
         })
     }
+
+    /// Reads the OCSP response. One that is of no use is warned of and not sent. False when the file is broken: then an
+    /// earlier response stays as long as it is of use.
+    #[must_use]
+    pub(super) fn load_staple(&mut self, problems: &mut Problems, file: &Located<PathBuf>, now: SystemTime) -> bool {
+        let path = file.value.display();
+        let leaf = &self.chain[0];
+        let remedy =
+            "give the response of the certificate's OCSP responder in DER, as `openssl ocsp -respout` writes it";
+        let read = read_bounded(&file.value, OCSP_FILE_BYTES_MAX);
+        let what = match read.map(|der| Staple::new(der, leaf, now)) {
+            Ok(Ok(staple)) => {
+                self.staple = Some(staple);
+                return true;
+            }
+            Ok(Err(Unusable::Useless(why))) => {
+                let what = format!("{path} {why}: the certificate is shown without it");
+                problems.warning(&file.place, what, "fetch a new response and put it in place");
+                self.staple = None;
+                return true;
+            }
+            Ok(Err(Unusable::Broken)) => format!("{path} is not an OCSP response"),
+            Err(error) => format!("cannot read {path}: {error}"),
+        };
+        problems.error(&file.place, what, remedy);
+        self.staple = self.staple.take().filter(|staple| staple.is_usable(leaf, now));
+        false
+    }
+
+    /// The same with the response another one has.
+    pub(super) fn with_staple_of(self, other: &Identity) -> Identity {
+        Identity { staple: other.staple.clone(), ..self }
+    }
+
+    /// Where its files are named in the configuration: `table.certificate` and so on.
+    pub(super) fn located_files(&self, table: &str) -> IdentityFiles {
+        IdentityFiles {
+            certificate: located(&self.certificate_file, format!("{table}.certificate")),
+            key: located(&self.key_file, format!("{table}.key")),
+            ocsp: self.ocsp_file.as_ref().map(|file| located(file, format!("{table}.ocsp"))),
+        }
+    }
+
+    /// When its OCSP response is to be left out.
+    pub(super) fn staple_until(&self) -> Option<SystemTime> {
+        self.staple.as_ref().and_then(|staple| staple.next_update)
+    }
+
+    /// The files it is read from.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        [Some(&self.certificate_file), Some(&self.key_file), self.ocsp_file.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
+    /// The DNS names of the certificate (RFC 5280 section 4.2.1.6), in lower case.
+    #[must_use]
+    pub fn dns_names(&self) -> Vec<String> {
+        let Ok((_, leaf)) = X509Certificate::from_der(&self.chain[0]) else { return Vec::new() };
+        let Ok(Some(names)) = leaf.subject_alternative_name() else { return Vec::new() };
+        let dns = names.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::DNSName(name) if is_certificate_name(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        });
+        dns.collect()
+    }
+}
+
+/// When a certificate expires.
+fn expiry(der: &[u8]) -> Option<SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    Some(parsed.validity().not_after.to_datetime().into())
 }
 
 impl Authorities {
@@ -249,7 +349,7 @@ pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u
     Ok(bytes)
 }
 
-fn warn_if_others_can_read(problems: &mut Problems, file: &Located<PathBuf>) {
+pub(super) fn warn_if_others_can_read(problems: &mut Problems, file: &Located<PathBuf>) {
     use std::os::unix::fs::PermissionsExt as _;
     let Ok(metadata) = std::fs::metadata(&file.value) else { return };
     if metadata.permissions().mode() & 0o007 != 0 {
@@ -320,6 +420,9 @@ impl Issued {
             key_file: nowhere,
             chain: self.chain.clone(),
             key: self.key.clone(),
+            expires: expiry(&self.chain[0]).unwrap_or(SystemTime::UNIX_EPOCH),
+            ocsp_file: None,
+            staple: None,
         }
     }
 }
@@ -448,7 +551,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (certificate, key) = (write(dir.path(), "a.pem", certificate), write(dir.path(), "a.key", key));
         let mut problems = Problems::new("t.toml".into());
-        let loaded = Identity::load(&mut problems, &certificate, &key, SystemTime::now());
+        let files = IdentityFiles { certificate, key, ocsp: None };
+        let loaded = Identity::load(&mut problems, &files, SystemTime::now());
         assert_eq!(loaded.is_none(), problems.has_errors());
         (loaded.is_some(), problems.to_string())
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::certificates::{Authorities, Identity};
 use super::config::{
-    Backbone, Gateway, GatewayConfig, Listener, LogConfig, PopConfig, Service, ServiceKind, Surroundings,
-    TrunkListener, UpstreamConfig, WorkerConfig,
+    Backbone, ClientAuth, Endpoint, Gateway, GatewayConfig, Listener, LogConfig, PopConfig, ProcessConfig, Service,
+    ServiceKind, Surroundings, TicketsConfig, TrunkListener, TunnelEarlyData, UpstreamConfig, WorkerConfig,
 };
 use crate::ring::RingSettings;
 
@@ -35,6 +35,18 @@ pub(super) const GOAWAY_WAIT: Duration = Duration::from_secs(1);
 
 /// `backlog` of a listener.
 pub(super) const BACKLOG: u32 = 4096;
+
+/// `fast_open` of a listener: a worker takes hundreds of connections per pass.
+pub(super) const FAST_OPEN_QUEUE: u32 = 256;
+
+/// `tickets.capacity`: about 64 MB.
+pub(super) const TICKETS_CAPACITY: usize = 100_000;
+
+/// `tickets.lifetime`: the longest that is allowed.
+pub(super) const TICKETS_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// `tickets.lookup_timeout`: less than the round trip that a ticket saves.
+pub(super) const TICKETS_LOOKUP_TIMEOUT: Duration = Duration::from_millis(25);
 
 /// `backbone.trunks_per_core`: two, so that one can be lost without waiting for a dial.
 pub const TRUNKS_PER_CORE: usize = 2;
@@ -81,6 +93,8 @@ impl WorkerConfig {
             buffer_bytes: ring.buffer_bytes,
             batch_wait: Duration::from_micros(u64::from(ring.batch_wait_us)),
             handshake_timeout: Duration::from_secs(10),
+            handshake_share: 20,
+            handshake_patience: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(connect_s),
             idle_timeout: Duration::from_secs(idle_s),
         }
@@ -99,17 +113,26 @@ impl UpstreamConfig {
     }
 }
 
+impl Endpoint {
+    fn new(address: SocketAddr, identity: Identity) -> Endpoint {
+        Endpoint { addresses: vec![address], backlog: BACKLOG, identity }
+    }
+}
+
 impl Listener {
     /// Clients at `address`; those that do not speak `mmtp/1` are refused unless `tunnel` names a service.
     #[must_use]
     pub fn new(address: SocketAddr, identity: Identity, tunnel: Option<&str>) -> Listener {
         Listener {
-            addresses: vec![address],
-            backlog: BACKLOG,
-            identity,
+            endpoint: Endpoint::new(address, identity),
+            identities: Vec::new(),
+            client_auth: ClientAuth::None,
             tunnel: tunnel.map(str::to_owned),
             proxy_protocol: false,
             post_quantum: false,
+            early_data: true,
+            tunnel_early_data: TunnelEarlyData::Hold,
+            fast_open: FAST_OPEN_QUEUE,
         }
     }
 }
@@ -118,7 +141,7 @@ impl TrunkListener {
     /// POPs that `client_ca` vouches for, at `address`.
     #[must_use]
     pub fn new(address: SocketAddr, identity: Identity, client_ca: Authorities) -> TrunkListener {
-        TrunkListener { addresses: vec![address], backlog: BACKLOG, identity, client_ca }
+        TrunkListener { endpoint: Endpoint::new(address, identity), client_ca }
     }
 }
 
@@ -160,21 +183,31 @@ fn in_memory() -> PathBuf {
     PathBuf::from("(in memory)")
 }
 
+impl ProcessConfig {
+    fn new(side: Side, id: &str, cores: Vec<usize>, here: &Surroundings) -> ProcessConfig {
+        ProcessConfig {
+            file: in_memory(),
+            id: id.to_owned(),
+            worker: WorkerConfig::of(side, here, cores.len()),
+            cores,
+            drain_timeout: DRAIN_TIMEOUT,
+            goaway_wait: GOAWAY_WAIT,
+            admin: None,
+            log: LogConfig::default(),
+        }
+    }
+}
+
 impl PopConfig {
     /// A POP on `cores` without a file, everything else by default.
     #[must_use]
     pub fn new(id: &str, cores: Vec<usize>, here: &Surroundings, listener: Listener, backbone: Backbone) -> PopConfig {
         PopConfig {
-            file: in_memory(),
-            id: id.to_owned(),
-            worker: WorkerConfig::of(Side::Pop, here, cores.len()),
-            cores,
-            drain_timeout: DRAIN_TIMEOUT,
-            goaway_wait: GOAWAY_WAIT,
+            process: ProcessConfig::new(Side::Pop, id, cores, here),
             listeners: vec![listener],
             backbone,
-            admin: None,
-            log: LogConfig::default(),
+            tickets: TicketsConfig::default(),
+            fast_open_keys: None,
         }
     }
 }
@@ -190,17 +223,10 @@ impl GatewayConfig {
         services: Vec<Service>,
     ) -> GatewayConfig {
         GatewayConfig {
-            file: in_memory(),
-            id: id.to_owned(),
-            worker: WorkerConfig::of(Side::Gateway, here, cores.len()),
             upstream: UpstreamConfig::of(here, cores.len()),
-            cores,
-            drain_timeout: DRAIN_TIMEOUT,
-            goaway_wait: GOAWAY_WAIT,
+            process: ProcessConfig::new(Side::Gateway, id, cores, here),
             listener,
             services,
-            admin: None,
-            log: LogConfig::default(),
         }
     }
 }

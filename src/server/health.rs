@@ -12,7 +12,7 @@ use crate::base::counters::{DESCRIPTIONS, Published};
 use crate::worker::Shared;
 
 use super::admin::State;
-use super::metrics::{self, Identification, WorkerFigures};
+use super::metrics::{self, CertificateFigures, Identification, WorkerFigures};
 use super::process::ProcessFigures;
 
 /// A worker that has not passed through its loop for this long is stuck.
@@ -43,6 +43,7 @@ pub struct Health {
     flags: Arc<Flags>,
     shared: Arc<Shared>,
     workers: Vec<Watched>,
+    certificates: CertificateFigures,
 }
 
 #[derive(Clone, Debug)]
@@ -62,7 +63,7 @@ impl Health {
         };
         let workers = vec![Watched { passes_seen: 0, heard: now }; shared.published.len()];
         let identification = Identification { role: name, id: id.to_owned(), started: SystemTime::now() };
-        Health { role, identification, flags, shared, workers }
+        Health { role, identification, flags, shared, workers, certificates: CertificateFigures::default() }
     }
 
     /// Looks which workers have passed through their loop since the last call. To be called some times a second.
@@ -74,6 +75,11 @@ impl Health {
                 worker.heard = now;
             }
         }
+    }
+
+    /// What is told of certificates.
+    pub fn certificates(&mut self) -> &mut CertificateFigures {
+        &mut self.certificates
     }
 
     /// What the workers share.
@@ -137,7 +143,7 @@ impl State for HealthAt<'_> {
     fn metrics(&self) -> String {
         let figures: Vec<_> = self.health.shared.published.iter().map(Published::read).collect();
         let process = ProcessFigures::read().ok();
-        metrics::render(&self.health.identification, &figures, process.as_ref())
+        metrics::render(&self.health.identification, &figures, &self.health.certificates, process.as_ref())
     }
 }
 

@@ -42,6 +42,29 @@ pub fn check_free(file: &Path, binds: &[Bind]) -> Result<(), Problems> {
     if problems.has_errors() { Err(problems) } else { Ok(()) }
 }
 
+/// The bit of `net.ipv4.tcp_fastopen` that lets listeners take data from a SYN.
+const FAST_OPEN_SERVER: u32 = 2;
+
+/// Says in the log that the kernel does without TCP Fast Open, when a listener asks for it.
+pub fn warn_of_fast_open(binds: &[Bind]) {
+    let allowed =
+        std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").ok().and_then(|text| text.trim().parse().ok());
+    if let Some(remedy) = fast_open_remedy(binds, allowed) {
+        tracing::warn!(
+            "TCP Fast Open is switched off in this kernel: returning clients wait a round trip longer; {remedy}"
+        );
+    }
+}
+
+/// What to do about `net.ipv4.tcp_fastopen`, None when it is right, not known, or of no matter.
+fn fast_open_remedy(binds: &[Bind], allowed: Option<u32>) -> Option<String> {
+    let allowed = allowed.filter(|bits| bits & FAST_OPEN_SERVER == 0)?;
+    binds.iter().any(|bind| bind.fast_open > 0).then(|| {
+        let bits = allowed | FAST_OPEN_SERVER;
+        format!("sysctl -w net.ipv4.tcp_fastopen={bits}, or set fast_open = 0 in [[listen]]")
+    })
+}
+
 /// With SO_REUSEADDR, connections of an earlier process that linger in TIME_WAIT do not count as holders.
 fn listen_alone(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
@@ -58,7 +81,14 @@ mod tests {
     use super::*;
 
     fn bind_to(address: SocketAddr) -> Bind {
-        Bind { listener: 0, address, backlog: 1, proxy_protocol: false, key: "listen[0].address".to_owned() }
+        Bind {
+            listener: 0,
+            address,
+            backlog: 1,
+            proxy_protocol: false,
+            fast_open: 0,
+            key: "listen[0].address".to_owned(),
+        }
     }
 
     /// A socket that holds a port as our own workers do.
@@ -92,6 +122,17 @@ mod tests {
         });
         assert_eq!(check_free(Path::new("a"), &[bind_to(address)]), Ok(()));
         release.join().expect("it only drops");
+    }
+
+    #[test]
+    fn a_kernel_without_fast_open_is_told_of_where_it_is_wanted() {
+        let without = bind_to(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let with = Bind { fast_open: 1, ..without.clone() };
+        let remedy = fast_open_remedy(&[without.clone(), with.clone()], Some(1)).expect("only clients may");
+        assert!(remedy.contains("net.ipv4.tcp_fastopen=3"), "{remedy}");
+        assert_eq!(fast_open_remedy(&[without], Some(1)), None);
+        assert_eq!(fast_open_remedy(&[with.clone()], Some(3)), None);
+        assert_eq!(fast_open_remedy(&[with], None), None);
     }
 
     #[test]

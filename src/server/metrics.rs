@@ -43,10 +43,26 @@ pub struct Identification {
     pub started: SystemTime,
 }
 
+/// What the slow thread knows of certificates and of the keys beside them.
+#[derive(Clone, Debug, Default)]
+pub struct CertificateFigures {
+    /// How often something new was taken into use, or reading again was asked for and found nothing wrong.
+    pub reloaded: u64,
+    /// Pairs, authorities, staples and key files that were found broken when they were read again.
+    pub refused: u64,
+    /// When each certificate expires, by the key it stands in.
+    pub expiries: Vec<(String, SystemTime)>,
+}
+
 /// Everything as one OpenMetrics exposition, `# EOF` included. `process` is None where the operating system does not
 /// tell.
 #[must_use]
-pub fn render(identification: &Identification, workers: &[WorkerFigures], process: Option<&ProcessFigures>) -> String {
+pub fn render(
+    identification: &Identification,
+    workers: &[WorkerFigures],
+    certificates: &CertificateFigures,
+    process: Option<&ProcessFigures>,
+) -> String {
     let mut text = String::with_capacity(16 * 1024);
     put_identification(&mut text, identification, workers.len());
     for (index, described) in DESCRIPTIONS.iter().enumerate() {
@@ -58,6 +74,7 @@ pub fn render(identification: &Identification, workers: &[WorkerFigures], proces
     for name in PER_WORKER {
         put_family_per_worker(&mut text, name, workers);
     }
+    put_certificates(&mut text, certificates);
     if let Some(process) = process {
         put_process(&mut text, process);
     }
@@ -128,6 +145,28 @@ fn put_identification(text: &mut String, identification: &Identification, worker
     let _ = writeln!(text, "process_start_time_seconds {:.3}", started.as_secs_f64());
 }
 
+fn put_certificates(text: &mut String, certificates: &CertificateFigures) {
+    let counters = [
+        (
+            "trunkline_certificates_reloaded",
+            "Times that reread certificates and keys were taken.",
+            certificates.reloaded,
+        ),
+        ("trunkline_certificates_refused", "Reread pairs and files that were broken.", certificates.refused),
+    ];
+    for (name, help, value) in counters {
+        put_head_of(text, name, "counter", help);
+        let _ = writeln!(text, "{name}_total {value}");
+    }
+    let name = "trunkline_certificate_expires_timestamp_seconds";
+    put_head_of(text, name, "gauge", "When a certificate, or one of its chain, expires, since 1970.");
+    let _ = writeln!(text, "# UNIT {name} seconds");
+    for (key, expires) in &certificates.expiries {
+        let since = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let _ = writeln!(text, "{name}{{key=\"{}\"}} {}", escape(key), since.as_secs());
+    }
+}
+
 fn put_process(text: &mut String, process: &ProcessFigures) {
     put_head_of(text, "process_cpu_seconds", "counter", "User and system time of all threads.");
     let _ = writeln!(text, "# UNIT process_cpu_seconds seconds");
@@ -167,7 +206,12 @@ mod tests {
         let one = Counters { connections_accepted: 3, handshakes_full: 2, trunks_ready: 1, ..Counters::default() };
         let two = Counters { connections_accepted: 4, handshakes_resumed: 5, trunks_ready: 2, ..Counters::default() };
         let process = ProcessFigures { cpu_seconds: 1.25, resident_bytes: 4096, ..ProcessFigures::default() };
-        render(&identification(), &[one.values(), two.values()], Some(&process))
+        let certificates = CertificateFigures {
+            reloaded: 2,
+            refused: 1,
+            expiries: vec![("listen[0].certificate".to_owned(), SystemTime::UNIX_EPOCH + Duration::from_secs(77))],
+        };
+        render(&identification(), &[one.values(), two.values()], &certificates, Some(&process))
     }
 
     #[test]
@@ -183,6 +227,9 @@ mod tests {
             "trunkline_worker_trunks_ready{worker=\"0\"} 1",
             "trunkline_worker_trunks_ready{worker=\"1\"} 2",
             "trunkline_worker_connections_accepted_total{worker=\"1\"} 4",
+            "trunkline_certificates_reloaded_total 2",
+            "trunkline_certificates_refused_total 1",
+            "trunkline_certificate_expires_timestamp_seconds{key=\"listen[0].certificate\"} 77",
             "process_cpu_seconds_total 1.25",
             "process_start_time_seconds 1.500",
         ] {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::config::{GatewayConfig, PopConfig};
+use super::config::{GatewayConfig, PopConfig, TicketsConfig};
 use super::health::ProcessRole;
 use super::listen;
 use super::log::LogWriter;
@@ -34,7 +34,7 @@ pub struct Party {
 }
 
 impl Party {
-    /// Starts a POP on `config.cores`' first core, if there is one. `source` names in messages what said where to
+    /// Starts a POP on `config.process.cores`' first core, if there is one. `source` names in messages what said where to
     /// listen: a file or a program, and its key.
     ///
     /// # Errors
@@ -47,31 +47,37 @@ impl Party {
         listen::check_free(Path::new(source.0), &binds).map_err(RunError::Config)?;
         let settings = run::relay_settings(config);
         let tls = run::pop_tls(config).map_err(RunError::Config)?;
-        let plan = run::workers_plan(ProcessRole::Pop, cores(&config.cores), &binds, &config.worker, tls);
-        Party::start(&plan, move |_| Relay::new(settings.clone(), random_prng()))
+        let process = &config.process;
+        let plan = run::workers_plan(ProcessRole::Pop, cores(&process.cores), &binds, &process.worker, tls);
+        Party::start(&plan, Some(&config.tickets), move |_| Relay::new(settings.clone(), random_prng()))
     }
 
-    /// Starts a gateway on `config.cores`' first core, if there is one.
+    /// Starts a gateway on `config.process.cores`' first core, if there is one.
     ///
     /// # Errors
     /// As [`run::gateway`].
     pub fn gateway(config: &GatewayConfig) -> Result<Party, RunError> {
         let settings = run::gateway_settings(config);
         let tls = run::gateway_tls(config).map_err(RunError::Config)?;
-        let plan = run::workers_plan(ProcessRole::Gateway, cores(&config.cores), &config.binds(), &config.worker, tls);
-        Party::start(&plan, move |_| Gateway::new(settings.clone()))
+        let process = &config.process;
+        let plan =
+            run::workers_plan(ProcessRole::Gateway, cores(&process.cores), &config.binds(), &process.worker, tls);
+        Party::start(&plan, None, move |_| Gateway::new(settings.clone()))
     }
 
     /// Starts the plan's worker; where pinning is not allowed, wherever the kernel likes.
-    fn start<L, M>(plan: &WorkersPlan, role: M) -> Result<Party, RunError>
+    fn start<L, M>(plan: &WorkersPlan, tickets: Option<&TicketsConfig>, role: M) -> Result<Party, RunError>
     where
         L: Role<Links>,
         M: Fn(usize) -> L + Clone + Send + Sync + 'static,
     {
-        let shared = Arc::new(run::shared(plan));
+        let shared = Arc::new(run::shared(plan.cores.len(), tickets));
         match Workers::start(plan, shared.clone(), role.clone()) {
             Ok(workers) => Ok(Party { workers, shared, core: plan.cores[0] }),
-            Err(WorkersError::Pin(_)) => Party::start(&WorkersPlan { cores: vec![None], ..plan.clone() }, role),
+            Err(WorkersError::Pin(_)) => {
+                let unpinned = WorkersPlan { cores: vec![None], ..plan.clone() };
+                Party::start(&unpinned, tickets, role)
+            }
             Err(error) => Err(RunError::Workers(error)),
         }
     }

@@ -4,17 +4,23 @@
 //! client.
 
 use std::io;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::certificates::{Authorities, Identity};
-use super::config::{self, Bind, GatewayConfig, PopConfig, ServiceKind, WorkerConfig};
+use super::config::{
+    self, Bind, ClientAuth, GatewayConfig, Listener, PopConfig, ProcessConfig, Renewed, ServiceKind, TicketStore,
+    TicketsConfig, TunnelEarlyData, WorkerConfig,
+};
 use super::health::{Flags, Health, ProcessRole};
+use super::keys::FastOpenKeys;
 use super::problems::{Place, Problem, Problems, Severity};
 use super::signals::Asked;
 use super::slow::SlowThread;
+use super::watch::Watch;
 use super::workers::{ListenPlan, Workers, WorkersError, WorkersPlan, random_prng};
 use super::{listen, log, process};
 use crate::backbone::PoolSettings;
@@ -23,10 +29,10 @@ use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::mmtp::{Agent, Attribute, CreditPolicy, Settings, Side};
 use crate::relay::{Relay, RelaySettings, TunnelEarly, TunnelSettings};
 use crate::ring::RingSettings;
-use crate::tickets::Store;
-use crate::tls::{
-    self, ClientAuth, ClientOptions, ClientSettings, Roots, ServerOptions, ServerSettings, SettingsError,
-};
+use crate::tickets::remote::RemoteSettings;
+use crate::tickets::seal::Keys;
+use crate::tickets::{Group, Store};
+use crate::tls::{self, ClientOptions, ClientSettings, Names, Roots, ServerOptions, ServerSettings, SettingsError};
 use crate::worker::{Command, Links, Shared, TlsSettings};
 
 /// Streams that may run on one trunk at a time: more than a worker may have by default.
@@ -44,18 +50,6 @@ const TRUNK_STREAM_CREDIT_BYTES: u32 = 128 << 10;
 
 /// What the window of a stream on a trunk may grow to: 2 MiB fill a path of 100 ms at 160 Mbit/s.
 const TRUNK_STREAM_CREDIT_BYTES_MAX: u32 = 2 << 20;
-
-/// Percent of a busy core that handshakes may take: a storm of them leaves established connections four fifths.
-const HANDSHAKE_SHARE: u32 = 20;
-
-/// How long a client's patience with a connection that does not answer is taken to last.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Tickets kept in memory, for all workers: 29 MB when all are in use.
-const TICKETS_CAPACITY: usize = 100_000;
-
-/// How long a ticket is good for: the longest that this design allows.
-const TICKETS_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a process could not start, or did not end well.
 #[derive(Debug)]
@@ -88,26 +82,8 @@ impl std::error::Error for RunError {}
 /// # Errors
 /// When it cannot start, or a worker fails.
 pub fn pop(config: &PopConfig) -> Result<(), RunError> {
-    let tls = pop_tls(config).map_err(RunError::Config)?;
     let settings = relay_settings(config);
-    let make_role = move |_| Relay::new(settings.clone(), random_prng());
-    let reread = |current: &PopConfig| {
-        let (config, warnings) = current.reread_certificates()?;
-        let tls = pop_tls(&config)?;
-        Ok((config, warnings, tls))
-    };
-    let process = Process {
-        role: ProcessRole::Pop,
-        id: &config.id,
-        file: &config.file,
-        binds: config.binds(),
-        cores: &config.cores,
-        worker: &config.worker,
-        admin: config.admin,
-        log: &config.log,
-        drain_timeout: config.drain_timeout,
-    };
-    process.run(config.clone(), tls, make_role, reread)
+    run(config, move |_| Relay::new(settings.clone(), random_prng()))
 }
 
 /// Runs a gateway until it is told to stop and has drained.
@@ -115,128 +91,254 @@ pub fn pop(config: &PopConfig) -> Result<(), RunError> {
 /// # Errors
 /// When it cannot start, or a worker fails.
 pub fn gateway(config: &GatewayConfig) -> Result<(), RunError> {
-    let tls = gateway_tls(config).map_err(RunError::Config)?;
     let settings = gateway_settings(config);
-    let make_role = move |_| Gateway::new(settings.clone());
-    let reread = |current: &GatewayConfig| {
-        let (config, warnings) = current.reread_certificates()?;
-        let tls = gateway_tls(&config)?;
-        Ok((config, warnings, tls))
-    };
-    let process = Process {
-        role: ProcessRole::Gateway,
-        id: &config.id,
-        file: &config.file,
-        binds: config.binds(),
-        cores: &config.cores,
-        worker: &config.worker,
-        admin: config.admin,
-        log: &config.log,
-        drain_timeout: config.drain_timeout,
-    };
-    process.run(config.clone(), tls, make_role, reread)
+    run(config, move |_| Gateway::new(settings.clone()))
 }
 
-/// A configuration with its certificates read again, warnings, and the TLS that follows.
-type Reread<C> = Result<(C, Vec<Problem>, TlsSettings), Problems>;
-
-/// What both kinds of process have in common.
-struct Process<'c> {
-    role: ProcessRole,
-    id: &'c str,
-    file: &'c PathBuf,
-    binds: Vec<Bind>,
-    cores: &'c [usize],
-    worker: &'c WorkerConfig,
-    admin: Option<std::net::SocketAddr>,
-    log: &'c config::LogConfig,
-    drain_timeout: Duration,
+/// What a process asks of its configuration, whichever of the two it is.
+trait Configured: Clone {
+    const ROLE: ProcessRole;
+    fn process(&self) -> &ProcessConfig;
+    fn binds(&self) -> Vec<Bind>;
+    fn tls(&self) -> Result<TlsSettings, Problems>;
+    fn renewed(&self, now: SystemTime) -> Renewed<Self>;
+    fn files(&self) -> Vec<PathBuf>;
+    fn identities(&self) -> Vec<(String, &Identity)>;
+    fn fast_open_keys(&self) -> Option<&FastOpenKeys>;
+    fn tickets(&self) -> Option<&TicketsConfig>;
 }
 
-impl Process<'_> {
-    fn run<C, L, M, R>(&self, config: C, tls: TlsSettings, make_role: M, reread: R) -> Result<(), RunError>
-    where
-        L: Role<Links>,
-        M: Fn(usize) -> L + Send + Sync + 'static,
-        R: Fn(&C) -> Reread<C>,
-    {
-        log::open(self.log).map_err(RunError::Log)?;
-        if let Err(error) = process::descriptors_raise() {
-            tracing::warn!("the limit on descriptors stays as it is: {error}");
-        }
-        listen::check_free(self.file, &self.binds).map_err(RunError::Config)?;
-        let cores = self.cores.iter().copied().map(Some).collect();
-        let plan = workers_plan(self.role, cores, &self.binds, self.worker, tls);
-        let shared = Arc::new(shared(&plan));
-        let flags = Arc::new(Flags::default());
-        let health = Health::new(self.role, self.id, flags.clone(), shared.clone(), Instant::now());
-        let mut slow = SlowThread::new(health).map_err(RunError::Slow)?;
-        let listen =
-            |address| slow.listen(address).map_err(|error| self.bind_problem("admin.address", address, &error));
-        let admin = self.admin.map(listen).transpose()?;
-        let workers = Workers::start(&plan, shared, make_role).map_err(|error| match error {
-            WorkersError::Bind(index, error) => {
-                let bind = &self.binds[index];
-                self.bind_problem(&bind.key, bind.address, &io::Error::from_raw_os_error(error.errno.0))
-            }
-            other => RunError::Workers(other),
-        })?;
-        flags.listening.store(true, Ordering::Relaxed);
-        let (addresses, admin) = (workers.addresses(), admin.map(tracing::field::display));
-        tracing::info!(id = self.id, ?addresses, admin, workers = plan.cores.len(), "listening");
-        let ended = self.serve(&mut slow, workers, config, &flags, &reread);
-        slow.finish();
-        ended
+impl Configured for PopConfig {
+    const ROLE: ProcessRole = ProcessRole::Pop;
+
+    fn process(&self) -> &ProcessConfig {
+        &self.process
     }
 
+    fn binds(&self) -> Vec<Bind> {
+        self.binds()
+    }
+
+    fn tls(&self) -> Result<TlsSettings, Problems> {
+        pop_tls(self)
+    }
+
+    fn renewed(&self, now: SystemTime) -> Renewed<PopConfig> {
+        self.renewed(now)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.files()
+    }
+
+    fn identities(&self) -> Vec<(String, &Identity)> {
+        self.identities()
+    }
+
+    fn fast_open_keys(&self) -> Option<&FastOpenKeys> {
+        self.fast_open_keys.as_ref()
+    }
+
+    fn tickets(&self) -> Option<&TicketsConfig> {
+        Some(&self.tickets)
+    }
+}
+
+impl Configured for GatewayConfig {
+    const ROLE: ProcessRole = ProcessRole::Gateway;
+
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+
+    fn binds(&self) -> Vec<Bind> {
+        self.binds()
+    }
+
+    fn tls(&self) -> Result<TlsSettings, Problems> {
+        gateway_tls(self)
+    }
+
+    fn renewed(&self, now: SystemTime) -> Renewed<GatewayConfig> {
+        self.renewed(now)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.files()
+    }
+
+    fn identities(&self) -> Vec<(String, &Identity)> {
+        self.identities()
+    }
+
+    fn fast_open_keys(&self) -> Option<&FastOpenKeys> {
+        None
+    }
+
+    fn tickets(&self) -> Option<&TicketsConfig> {
+        None
+    }
+}
+
+/// A process from its start to its end.
+fn run<C, L, M>(config: &C, make_role: M) -> Result<(), RunError>
+where
+    C: Configured,
+    L: Role<Links>,
+    M: Fn(usize) -> L + Send + Sync + 'static,
+{
+    let (process, binds) = (config.process(), config.binds());
+    let watch = Watch::new(config.files(), Instant::now());
+    let tls = config.tls().map_err(RunError::Config)?;
+    log::open(&process.log).map_err(RunError::Log)?;
+    if let Err(error) = process::descriptors_raise() {
+        tracing::warn!("the limit on descriptors stays as it is: {error}");
+    }
+    listen::warn_of_fast_open(&binds);
+    listen::check_free(&process.file, &binds).map_err(RunError::Config)?;
+    let cores = process.cores.iter().copied().map(Some).collect();
+    let plan = WorkersPlan {
+        fast_open_keys: config.fast_open_keys().map_or_else(Vec::new, FastOpenKeys::bytes),
+        ..workers_plan(C::ROLE, cores, &binds, &process.worker, tls)
+    };
+    let shared = Arc::new(shared(plan.cores.len(), config.tickets()));
+    let flags = Arc::new(Flags::default());
+    let health = Health::new(C::ROLE, &process.id, flags.clone(), shared.clone(), Instant::now());
+    let mut slow = SlowThread::new(health).map_err(RunError::Slow)?;
+    let listen =
+        |address| slow.listen(address).map_err(|error| bind_problem(&process.file, "admin.address", address, &error));
+    let admin = process.admin.map(listen).transpose()?;
+    let workers = Workers::start(&plan, shared, make_role).map_err(|error| match error {
+        WorkersError::Bind(index, error) => {
+            let bind = &binds[index];
+            let error = io::Error::from_raw_os_error(error.errno.0);
+            bind_problem(&process.file, &bind.key, bind.address, &error)
+        }
+        other => RunError::Workers(other),
+    })?;
+    flags.listening.store(true, Ordering::Relaxed);
+    let (addresses, admin) = (workers.addresses(), admin.map(tracing::field::display));
+    tracing::info!(id = process.id, ?addresses, admin, workers = plan.cores.len(), "listening");
+    let mut serving = Serving { config: config.clone(), workers, slow, flags, watch };
+    serving.tell_expiries();
+    let ended = serving.serve();
+    serving.slow.finish();
+    ended
+}
+
+fn bind_problem(file: &Path, key: &str, address: SocketAddr, error: &io::Error) -> RunError {
+    let mut problems = Problems::new(file.to_path_buf());
+    problems.push(Problem::from_bind(file.to_path_buf(), key, address, error));
+    RunError::Config(problems)
+}
+
+/// A process that serves, seen from its slow thread.
+struct Serving<C> {
+    /// As it was read, with what was renewed since.
+    config: C,
+    workers: Workers,
+    slow: SlowThread,
+    flags: Arc<Flags>,
+    watch: Watch,
+}
+
+/// Why files are read again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Somebody asked, and is told what came of it in any case.
+    Asked,
+    /// The files are not what they were, or something in them is out of date.
+    Noticed,
+}
+
+impl<C: Configured> Serving<C> {
     /// The slow thread's loop.
-    fn serve<C>(
-        &self,
-        slow: &mut SlowThread,
-        mut workers: Workers,
-        mut config: C,
-        flags: &Flags,
-        reread: &dyn Fn(&C) -> Reread<C>,
-    ) -> Result<(), RunError> {
+    fn serve(&mut self) -> Result<(), RunError> {
         loop {
-            for asked in slow.turn().map_err(RunError::Slow)? {
+            for asked in self.slow.turn().map_err(RunError::Slow)? {
                 match asked {
-                    Asked::Drain => self.drain(&workers, flags),
-                    Asked::StopNow => workers.tell(&Command::Stop),
-                    Asked::Reload => match reread(&config) {
-                        Ok((fresh, warnings, tls)) => {
-                            for warning in warnings {
-                                tracing::warn!("{warning}");
-                            }
-                            workers.tell(&Command::Certificates(Arc::new(tls)));
-                            config = fresh;
-                            tracing::info!("certificates reread");
-                        }
-                        Err(problems) => tracing::error!("the old certificates stay in use: {problems}"),
-                    },
+                    Asked::Drain => self.drain(),
+                    Asked::StopNow => self.workers.tell(&Command::Stop),
+                    Asked::Reload => {
+                        self.watch.note_read();
+                        self.renew(Cause::Asked);
+                    }
                 }
             }
-            if workers.are_done() {
-                tracing::info!("stopped");
-                return workers.join().map_err(RunError::Workers);
+            if self.watch.is_due(Instant::now()) || self.has_stale_staple() {
+                self.renew(Cause::Noticed);
             }
-            if workers.has_ended_one() && !flags.draining.load(Ordering::Relaxed) {
+            if self.workers.are_done() {
+                tracing::info!("stopped");
+                return self.workers.join().map_err(RunError::Workers);
+            }
+            if self.workers.has_ended_one() && !self.flags.draining.load(Ordering::Relaxed) {
                 tracing::error!("a worker has failed: draining the others");
-                self.drain(&workers, flags);
+                self.drain();
             }
         }
     }
 
-    fn drain(&self, workers: &Workers, flags: &Flags) {
-        tracing::info!(timeout_ms = self.drain_timeout.as_millis() as u64, "draining");
-        flags.draining.store(true, Ordering::Relaxed);
-        workers.tell(&Command::Drain(self.drain_timeout));
+    fn drain(&self) {
+        let timeout = self.config.process().drain_timeout;
+        tracing::info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        self.flags.draining.store(true, Ordering::Relaxed);
+        self.workers.tell(&Command::Drain(timeout));
     }
 
-    fn bind_problem(&self, key: &str, address: std::net::SocketAddr, error: &io::Error) -> RunError {
-        let mut problems = Problems::new(self.file.clone());
-        problems.push(Problem::from_bind(self.file.clone(), key, address, error));
-        RunError::Config(problems)
+    /// Reads certificates, authorities and keys again. What can be used is, from the next handshake on.
+    fn renew(&mut self, cause: Cause) {
+        let Renewed { config, is_changed, refused, problems } = self.config.renewed(SystemTime::now());
+        if cause == Cause::Noticed && !is_changed && refused == 0 {
+            return;
+        }
+        for warning in problems.list().iter().filter(|problem| problem.severity == Severity::Warning) {
+            tracing::warn!("{warning}");
+        }
+        let told = problems.list().iter().filter(|problem| problem.severity == Severity::Error);
+        let told: Vec<String> = told.map(ToString::to_string).collect();
+        if !told.is_empty() {
+            tracing::error!("the old certificates stay in use: {}", told.join("\n"));
+        }
+        self.slow.certificates().refused += refused;
+        if refused == 0 || is_changed {
+            self.swap(config);
+        }
+    }
+
+    fn swap(&mut self, config: C) {
+        match config.tls() {
+            Ok(tls) => self.workers.tell(&Command::Certificates(Arc::new(tls))),
+            Err(problems) => {
+                self.slow.certificates().refused += 1;
+                tracing::error!("the old certificates stay in use: {problems}");
+                return;
+            }
+        }
+        if let Some(keys) = config.fast_open_keys()
+            && let Err(errno) = self.workers.set_fast_open_keys(&keys.bytes())
+        {
+            tracing::error!("the old keys of TCP Fast Open stay in use: {errno}");
+        }
+        if let Some(group) = config.tickets().and_then(group) {
+            self.workers.tell(&Command::Group(group));
+        }
+        self.config = config;
+        self.slow.certificates().reloaded += 1;
+        self.tell_expiries();
+        tracing::info!("certificates reread");
+    }
+
+    fn tell_expiries(&mut self) {
+        let each = self.config.identities().into_iter();
+        let expiries = each.map(|(table, identity)| (format!("{table}.certificate"), identity.expires)).collect();
+        self.slow.certificates().expiries = expiries;
+    }
+
+    /// Whether an OCSP response is due to be left out. Reading again does that, so this is true once.
+    fn has_stale_staple(&self) -> bool {
+        let mut updates = self.config.identities().into_iter().filter_map(|(_, identity)| identity.staple_until());
+        updates.any(|at| at <= SystemTime::now())
     }
 }
 
@@ -249,11 +351,16 @@ pub fn workers_plan(
     worker: &WorkerConfig,
     tls: TlsSettings,
 ) -> WorkersPlan {
-    let listen =
-        |bind: &Bind| ListenPlan { address: bind.address, backlog: bind.backlog, proxy_protocol: bind.proxy_protocol };
+    let listen = |bind: &Bind| ListenPlan {
+        address: bind.address,
+        backlog: bind.backlog,
+        proxy_protocol: bind.proxy_protocol,
+        fast_open: bind.fast_open,
+    };
     WorkersPlan {
         cores,
         listen: binds.iter().map(listen).collect(),
+        fast_open_keys: Vec::new(),
         tls: Arc::new(tls),
         ring: RingSettings {
             buffers: worker.buffers,
@@ -263,22 +370,31 @@ pub fn workers_plan(
         },
         accepted_max: worker.clients_max,
         handshake_timeout: worker.handshake_timeout,
-        handshake_share: HANDSHAKE_SHARE,
-        handshake_patience: HANDSHAKE_PATIENCE,
+        handshake_share: u32::from(worker.handshake_share),
+        handshake_patience: worker.handshake_patience,
         serves_clients: role == ProcessRole::Pop,
         connect_timeout: worker.connect_timeout,
         idle_timeout: worker.idle_timeout,
     }
 }
 
-/// What the workers of a plan share. Only clients come back with tickets: trunks are few and stay.
+/// What so many workers share. Only clients come back with tickets: trunks are few and stay.
 #[must_use]
-pub fn shared(plan: &WorkersPlan) -> Shared {
-    let shared = Shared::new(plan.cores.len());
-    if !plan.serves_clients {
-        return shared;
+pub fn shared(workers: usize, tickets: Option<&TicketsConfig>) -> Shared {
+    let shared = Shared::new(workers);
+    let Some(tickets) = tickets else { return shared };
+    let store = Store::new(tickets.capacity, tickets.lifetime, random_prng().next_u64());
+    let shared = shared.with_tickets(store);
+    match group(tickets) {
+        Some(group) => shared.with_group(group),
+        None => shared,
     }
-    shared.with_tickets(Store::new(TICKETS_CAPACITY, TICKETS_LIFETIME, random_prng().next_u64()))
+}
+
+/// The nodes that tickets are shared with.
+fn group(tickets: &TicketsConfig) -> Option<Arc<Group>> {
+    let (settings, keys) = remote_store(tickets)?;
+    Some(Arc::new(Group { settings, keys, seed: random_prng().next_u64() }))
 }
 
 /// TLS of a POP's listeners and trunks.
@@ -286,25 +402,18 @@ pub fn shared(plan: &WorkersPlan) -> Shared {
 /// # Errors
 /// One problem per identity or authority that cannot be used.
 pub fn pop_tls(config: &PopConfig) -> Result<TlsSettings, Problems> {
-    let mut problems = Problems::new(config.file.clone());
+    let mut problems = Problems::new(config.process.file.clone());
     let mut each = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
-        let made = identity(&listener.identity).and_then(|identity| {
-            let options = ServerOptions {
-                tunnels: listener.tunnel.is_some(),
-                post_quantum: listener.post_quantum,
-                ..ServerOptions::new(identity)
-            };
-            ServerSettings::new(&options)
-        });
-        each.push(noted(made, &mut problems, &config.file, &format!("listen[{index}].certificate")));
+        let made = server_options(listener).and_then(|options| ServerSettings::new(&options));
+        each.push(noted(made, &mut problems, &config.process.file, &format!("listen[{index}].certificate")));
     }
     let backbone = &config.backbone;
     let dialer = identity(&backbone.identity).and_then(|identity| {
         let options = ClientOptions { identity: Some(identity), ..ClientOptions::new(roots(&backbone.ca)?) };
         ClientSettings::new(&options)
     });
-    let dialer = noted(dialer, &mut problems, &config.file, "backbone.certificate");
+    let dialer = noted(dialer, &mut problems, &config.process.file, "backbone.certificate");
     let each: Option<Vec<ServerSettings>> = each.into_iter().collect();
     match (each, dialer) {
         (Some(each), Some(dialer)) => Ok(TlsSettings {
@@ -320,12 +429,12 @@ pub fn pop_tls(config: &PopConfig) -> Result<TlsSettings, Problems> {
 /// # Errors
 /// When the identity or the authorities cannot be used.
 pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
-    let mut problems = Problems::new(config.file.clone());
-    let made = identity(&config.listener.identity).and_then(|identity| {
-        let client_auth = ClientAuth::Required(roots(&config.listener.client_ca)?);
+    let mut problems = Problems::new(config.process.file.clone());
+    let made = identity(&config.listener.endpoint.identity).and_then(|identity| {
+        let client_auth = tls::ClientAuth::Required(roots(&config.listener.client_ca)?);
         ServerSettings::new(&ServerOptions { client_auth, ..ServerOptions::new(identity) })
     });
-    match noted(made, &mut problems, &config.file, "listen.certificate") {
+    match noted(made, &mut problems, &config.process.file, "listen.certificate") {
         Some(settings) => Ok(TlsSettings {
             listeners: config.binds().iter().map(|_| settings.clone()).collect(),
             gateways: Vec::new(),
@@ -334,8 +443,37 @@ pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
     }
 }
 
+/// What a listener of a POP asks of TLS.
+fn server_options(listener: &Listener) -> Result<ServerOptions, SettingsError> {
+    let own = &listener.endpoint.identity;
+    // Shown to whoever asks for none of the others' names: it needs none of its own.
+    let mut identities = vec![(Names::default(), identity(own)?)];
+    for named in &listener.identities {
+        identities.push((Names::new(named.names())?, identity(&named.identity)?));
+    }
+    let client_auth = match &listener.client_auth {
+        ClientAuth::None => tls::ClientAuth::None,
+        ClientAuth::Optional(authorities) => tls::ClientAuth::Optional(roots(authorities)?),
+        ClientAuth::Required(authorities) => tls::ClientAuth::Required(roots(authorities)?),
+    };
+    let refuses = listener.tunnel.is_some() && listener.tunnel_early_data == TunnelEarlyData::Refuse;
+    let defaults = ServerOptions::new(identity(own)?);
+    Ok(ServerOptions {
+        identities,
+        client_auth,
+        tunnels: listener.tunnel.is_some(),
+        post_quantum: listener.post_quantum,
+        early_bytes_max: if listener.early_data && !refuses { defaults.early_bytes_max } else { 0 },
+        ..defaults
+    })
+}
+
 fn identity(found: &Identity) -> Result<tls::Identity, SettingsError> {
-    tls::Identity::from_der(found.chain.clone(), found.key.clone())
+    let made = tls::Identity::from_der(found.chain.clone(), found.key.clone())?;
+    Ok(match &found.staple {
+        Some(staple) => made.with_ocsp(staple.der.clone()),
+        None => made,
+    })
 }
 
 fn roots(found: &Authorities) -> Result<Roots, SettingsError> {
@@ -355,33 +493,53 @@ fn noted<T>(made: Result<T, SettingsError>, problems: &mut Problems, file: &std:
     .ok()
 }
 
+/// The store that nodes share, as its client takes it, and the keys of what goes there; None: tickets stay in memory.
+#[must_use]
+pub fn remote_store(tickets: &TicketsConfig) -> Option<(RemoteSettings, Keys)> {
+    let TicketStore::Remote(remote) = &tickets.store else { return None };
+    let settings = RemoteSettings {
+        server: remote.address,
+        user: remote.user.clone().unwrap_or_default(),
+        password: remote.password.as_ref().map_or_else(String::new, |password| password.reveal().to_owned()).into(),
+        database: remote.database,
+        lookup_timeout: remote.lookup_timeout,
+        lifetime: tickets.lifetime,
+    };
+    Some((settings, remote.keys.keys()))
+}
+
 /// What a POP's workers relay by.
 #[must_use]
 pub fn relay_settings(config: &PopConfig) -> RelaySettings {
     let backbone = &config.backbone;
     let tunnel = |bind: &Bind| {
-        let service = config.listeners[bind.listener].tunnel.clone()?;
-        Some(TunnelSettings { service, early: TunnelEarly::Hold })
+        let listener = &config.listeners[bind.listener];
+        let early = match listener.tunnel_early_data {
+            // Refused, TLS takes none: what came all the same would wait.
+            TunnelEarlyData::Hold | TunnelEarlyData::Refuse => TunnelEarly::Hold,
+            TunnelEarlyData::Allow => TunnelEarly::Allow,
+        };
+        Some(TunnelSettings { service: listener.tunnel.clone()?, early })
     };
     RelaySettings {
-        pop_id: config.id.clone(),
+        pop_id: config.process.id.clone(),
         tunnels: config.binds().iter().map(tunnel).collect(),
         mmtp: Settings {
-            attributes: vec![(Attribute::App, config.id.clone().into_bytes())],
+            attributes: vec![(Attribute::App, config.process.id.clone().into_bytes())],
             hash_seed: random_prng().next_u64(),
             ..Settings::new(Side::Acceptor, Agent::Pop)
         },
         pool: PoolSettings {
             gateways: backbone.gateways.iter().map(|gateway| gateway.address).collect(),
             trunks_per_gateway: backbone.trunks_per_core,
-            mmtp: trunk_settings(Side::Initiator, Agent::Pop, &config.id),
+            mmtp: trunk_settings(Side::Initiator, Agent::Pop, &config.process.id),
             heartbeat_interval: backbone.heartbeat_interval,
             backoff_min: backbone.backoff_min,
             backoff_max: backbone.backoff_max,
         },
         wait_for_trunk: backbone.wait_for_trunk,
-        streams_max: config.worker.streams_max,
-        goaway_wait: config.goaway_wait,
+        streams_max: config.process.worker.streams_max,
+        goaway_wait: config.process.goaway_wait,
     }
 }
 
@@ -405,9 +563,9 @@ pub fn gateway_settings(config: &GatewayConfig) -> GatewaySettings {
     };
     GatewaySettings {
         services: config.services.iter().map(service).collect(),
-        mmtp: trunk_settings(Side::Acceptor, Agent::Gateway, &config.id),
-        streams_max: config.worker.streams_max,
-        goaway_wait: config.goaway_wait,
+        mmtp: trunk_settings(Side::Acceptor, Agent::Gateway, &config.process.id),
+        streams_max: config.process.worker.streams_max,
+        goaway_wait: config.process.goaway_wait,
     }
 }
 

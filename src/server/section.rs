@@ -164,6 +164,19 @@ impl<'t> Section<'t> {
         default
     }
 
+    /// Several texts of at least one character; at least one.
+    pub fn texts(&mut self, problems: &mut Problems, key: &'static str) -> Option<Located<Vec<String>>> {
+        let found = self.typed(problems, key, "texts in brackets, such as [\"a\", \"b\"]", |value| {
+            let array = value.as_array()?;
+            array.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
+        })?;
+        if found.value.is_empty() || found.value.iter().any(String::is_empty) {
+            problems.error(&found.place, "is empty, or holds an empty text", "give a value, or remove the key");
+            return None;
+        }
+        Some(found)
+    }
+
     /// One address with a port.
     pub fn address(
         &mut self,

@@ -12,6 +12,7 @@ use mio::{Events, Poll, Token};
 use super::admin::Admin;
 use super::health::Health;
 use super::log::LogWriter;
+use super::metrics::CertificateFigures;
 use super::signals::{Asked, Signals};
 
 const SIGNALS: Token = Token(0);
@@ -51,6 +52,11 @@ impl SlowThread {
         let address = admin.address();
         self.admin = Some(admin);
         Ok(address)
+    }
+
+    /// What is told of certificates.
+    pub fn certificates(&mut self) -> &mut CertificateFigures {
+        self.health.certificates()
     }
 
     /// Waits for something to do, at most [`TURN_MAX`], does it, and returns what signals asked for meanwhile.

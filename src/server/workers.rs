@@ -4,14 +4,13 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::base::prng::Prng;
 use crate::base::wire::Role;
-use crate::ring::{BindError, ListenerSettings, RingError, RingSettings, Uring, listen};
+use crate::ring::{BindError, Errno, FastOpen, ListenerSettings, RingError, RingSettings, Uring, listen};
 use crate::worker::{Command, Links, ListenerPlan, Shared, TlsSettings, Worker, WorkerSettings};
 
 /// One address to listen on, by every worker.
@@ -23,6 +22,8 @@ pub struct ListenPlan {
     pub backlog: u32,
     /// Whether connections begin with a PROXY protocol v2 header.
     pub proxy_protocol: bool,
+    /// Connections that may wait with data that came in their SYN, per worker; 0: TCP Fast Open is off.
+    pub fast_open: u32,
 }
 
 /// What all workers of a process have in common.
@@ -32,6 +33,8 @@ pub struct WorkersPlan {
     pub cores: Vec<Option<usize>>,
     /// Addresses; the index of each is the listener's index for roles and [`TlsSettings`].
     pub listen: Vec<ListenPlan>,
+    /// Keys of TCP Fast Open, as [`FastOpen::set_keys`] takes them; empty: the kernel's own.
+    pub fast_open_keys: Vec<u8>,
     /// TLS of listeners and gateways.
     pub tls: Arc<TlsSettings>,
     /// Size of the rings.
@@ -101,6 +104,8 @@ pub struct Workers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Result<(), RingError>>>,
     addresses: Vec<SocketAddr>,
+    /// Of every listener that has it; empty once workers were told to take nothing new.
+    fast_open: Mutex<Vec<FastOpen>>,
 }
 
 /// A generator seeded from the system's randomness.
@@ -120,8 +125,8 @@ impl Workers {
         L: Role<Links>,
         M: Fn(usize) -> L + Send + Sync + 'static,
     {
-        let (addresses, listeners) = open_listeners(plan)?;
-        let mut workers = Workers { shared, threads: Vec::new(), addresses };
+        let Opened { addresses, listeners, fast_open } = open_listeners(plan)?;
+        let mut workers = Workers { shared, threads: Vec::new(), addresses, fast_open: Mutex::new(fast_open) };
         let (ready, started) = mpsc::channel();
         let (origin, make_role) = (Instant::now(), Arc::new(make_role));
         for (index, (core, listeners)) in plan.cores.iter().copied().zip(listeners).enumerate() {
@@ -169,8 +174,21 @@ impl Workers {
         &self.addresses
     }
 
+    /// Replaces the keys of TCP Fast Open of every listener.
+    ///
+    /// # Errors
+    /// Those of [`FastOpen::set_keys`]; the first one ends it.
+    pub fn set_fast_open_keys(&self, keys: &[u8]) -> Result<(), Errno> {
+        let listeners = self.fast_open.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().try_for_each(|listener| listener.set_keys(keys))
+    }
+
     /// Sends a command to every worker.
     pub fn tell(&self, command: &Command) {
+        if matches!(command, Command::Drain(_) | Command::Stop) {
+            // These are descriptors of the listeners too: a worker that closes its own would still be connected to.
+            self.fast_open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
         for worker in 0..self.threads.len() {
             // A worker whose queue is full is stuck, which the admin address tells.
             let _ = self.shared.send(worker, command.clone());
@@ -207,25 +225,37 @@ impl Workers {
     }
 }
 
-/// Opens every address once per worker. The first worker's sockets decide what port 0 means.
-fn open_listeners(plan: &WorkersPlan) -> Result<(Vec<SocketAddr>, Vec<Vec<ListenerPlan>>), WorkersError> {
-    let mut addresses: Vec<SocketAddr> = plan.listen.iter().map(|listen| listen.address).collect();
-    let mut all = Vec::new();
+/// The sockets of all workers.
+struct Opened {
+    /// Of the first worker's sockets, which decide what port 0 means.
+    addresses: Vec<SocketAddr>,
+    /// Per worker.
+    listeners: Vec<Vec<ListenerPlan>>,
+    fast_open: Vec<FastOpen>,
+}
+
+/// Opens every address once per worker.
+fn open_listeners(plan: &WorkersPlan) -> Result<Opened, WorkersError> {
+    let addresses = plan.listen.iter().map(|listen| listen.address).collect();
+    let mut opened = Opened { addresses, listeners: Vec::new(), fast_open: Vec::new() };
     for _ in &plan.cores {
         let mut listeners = Vec::new();
         for (index, each) in plan.listen.iter().enumerate() {
             let settings = ListenerSettings {
-                address: addresses[index],
+                address: opened.addresses[index],
                 backlog: i32::try_from(each.backlog).unwrap_or(i32::MAX),
                 user_timeout: USER_TIMEOUT,
+                fast_open: each.fast_open,
+                fast_open_keys: &plan.fast_open_keys,
             };
             let listener = listen(&settings).map_err(|error| WorkersError::Bind(index, error))?;
-            addresses[index] = listener.address;
+            opened.addresses[index] = listener.address;
+            opened.fast_open.extend(listener.fast_open);
             listeners.push(ListenerPlan { fd: listener.fd, proxy_protocol: each.proxy_protocol });
         }
-        all.push(listeners);
+        opened.listeners.push(listeners);
     }
-    Ok((addresses, all))
+    Ok(opened)
 }
 
 /// A worker thread from beginning to end.

@@ -41,6 +41,9 @@ pub enum Unopened {
     Forged,
 }
 
+/// A value as it was before it was sealed, cleared when dropped.
+pub type Unsealed = Zeroizing<Vec<u8>>;
+
 struct Key {
     id: [u8; KEY_ID_BYTES],
     cipher: LessSafeKey,
@@ -196,7 +199,7 @@ impl Keys {
     ///
     /// # Errors
     /// [`Unopened`] says why it cannot be.
-    pub fn open(&self, id: &TicketId, binding: Binding, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+    pub fn open(&self, id: &TicketId, binding: Binding, sealed: &[u8]) -> Result<Unsealed, Unopened> {
         let (head, cipher_text) = sealed.split_first_chunk::<HEAD_BYTES>().ok_or(Unopened::Malformed)?;
         if sealed.len() > SEALED_BYTES_MAX || head[0] != VERSION {
             return Err(Unopened::Malformed);

@@ -9,7 +9,9 @@ mod bad_input;
 mod balance;
 mod calls;
 mod ends;
+mod fast_open;
 mod harness;
+mod identities;
 mod leaks;
 mod origin;
 mod peers;
@@ -17,5 +19,6 @@ mod process;
 mod returning;
 #[path = "../support/mod.rs"]
 mod support;
+mod tickets;
 mod trunks;
 mod tunnel;
