@@ -66,6 +66,13 @@ counters! {
     tickets_not_kept: Counter, "tickets_not_kept", "", "Tickets issued that did not fit the store.";
     tickets_evicted: Counter, "tickets_evicted", "", "Unused tickets dropped for newer ones.";
     tickets_taken: Counter, "tickets_taken", "", "Tickets found and spent.";
+    tickets_shared: Counter, "tickets_shared", "", "Tickets issued and given to the group's server.";
+    ticket_lookups_hit: Counter, "ticket_lookups", "result=\"hit\"", "Tickets asked for at the group's server.";
+    ticket_lookups_miss: Counter, "ticket_lookups", "result=\"miss\"", "Tickets asked for at the group's server.";
+    ticket_lookups_late: Counter, "ticket_lookups", "result=\"late\"", "Tickets asked for at the group's server.";
+    ticket_lookups_down: Counter, "ticket_lookups", "result=\"down\"", "Tickets asked for at the group's server.";
+    ticket_lookups_bad: Counter, "ticket_lookups", "result=\"bad\"", "Tickets asked for at the group's server.";
+    ticket_server_lost: Counter, "ticket_server_lost", "", "Connections to the group's server that failed to come up or ended.";
     tickets_unknown: Counter, "tickets_missed", "reason=\"unknown\"", "Tickets shown by clients that were of no use.";
     tickets_used: Counter, "tickets_missed", "reason=\"used\"", "Tickets shown by clients that were of no use.";
     tickets_expired: Counter, "tickets_missed", "reason=\"expired\"", "Tickets shown by clients that were of no use.";

@@ -29,9 +29,9 @@ use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::mmtp::{Agent, Attribute, CreditPolicy, Settings, Side};
 use crate::relay::{Relay, RelaySettings, TunnelEarly, TunnelSettings};
 use crate::ring::RingSettings;
-use crate::tickets::Store;
 use crate::tickets::remote::RemoteSettings;
 use crate::tickets::seal::Keys;
+use crate::tickets::{Group, Store};
 use crate::tls::{self, ClientOptions, ClientSettings, Names, Roots, ServerOptions, ServerSettings, SettingsError};
 use crate::worker::{Command, Links, Shared, TlsSettings};
 
@@ -320,6 +320,9 @@ impl<C: Configured> Serving<C> {
         {
             tracing::error!("the old keys of TCP Fast Open stay in use: {errno}");
         }
+        if let Some(group) = config.tickets().and_then(group) {
+            self.workers.tell(&Command::Group(group));
+        }
         self.config = config;
         self.slow.certificates().reloaded += 1;
         self.tell_expiries();
@@ -379,10 +382,29 @@ pub fn workers_plan(
 #[must_use]
 pub fn shared(workers: usize, tickets: Option<&TicketsConfig>) -> Shared {
     let shared = Shared::new(workers);
-    match tickets {
-        Some(tickets) => shared.with_tickets(Store::new(tickets.capacity, tickets.lifetime, random_prng().next_u64())),
+    let Some(tickets) = tickets else { return shared };
+    let store = Store::new(tickets.capacity, tickets.lifetime, random_prng().next_u64());
+    let shared = shared.with_tickets(store);
+    match group(tickets) {
+        Some(group) => shared.with_group(group),
         None => shared,
     }
+}
+
+/// The nodes that tickets are shared with.
+fn group(tickets: &TicketsConfig) -> Option<Arc<Group>> {
+    let TicketStore::Remote(remote) = &tickets.store else { return None };
+    let others: Vec<_> = [&remote.keys.next, &remote.keys.previous].into_iter().flatten().collect();
+    let settings = RemoteSettings {
+        server: remote.address,
+        user: remote.user.clone().unwrap_or_default(),
+        password: remote.password.as_ref().map_or_else(String::new, |secret| secret.reveal().to_owned()).into(),
+        database: remote.database,
+        lookup_timeout: remote.lookup_timeout,
+        lifetime: tickets.lifetime,
+    };
+    let keys = Keys::new(&remote.keys.current, &others);
+    Some(Arc::new(Group { settings, keys, seed: random_prng().next_u64() }))
 }
 
 /// TLS of a POP's listeners and trunks.
@@ -479,21 +501,6 @@ fn noted<T>(made: Result<T, SettingsError>, problems: &mut Problems, file: &std:
         });
     })
     .ok()
-}
-
-/// The store that nodes share, as its client takes it, and the keys of what goes there; None: tickets stay in memory.
-#[must_use]
-pub fn remote_store(tickets: &TicketsConfig) -> Option<(RemoteSettings, Keys)> {
-    let TicketStore::Remote(remote) = &tickets.store else { return None };
-    let settings = RemoteSettings {
-        server: remote.address,
-        user: remote.user.clone().unwrap_or_default(),
-        password: remote.password.as_ref().map_or_else(String::new, |password| password.reveal().to_owned()).into(),
-        database: remote.database,
-        lookup_timeout: remote.lookup_timeout,
-        lifetime: tickets.lifetime,
-    };
-    Some((settings, remote.keys.keys()))
 }
 
 /// What a POP's workers relay by.

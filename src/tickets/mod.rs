@@ -53,6 +53,17 @@ fn keyed_hasher(key: u64, more_key: u64) -> impl Hasher {
     std::hash::SipHasher::new_with_keys(key, more_key)
 }
 
+/// Nodes that share tickets: the server that keeps them, and the keys that nobody else has.
+#[derive(Debug)]
+pub struct Group {
+    /// The server.
+    pub settings: remote::RemoteSettings,
+    /// Seal what goes there, and open what comes back.
+    pub keys: seal::Keys,
+    /// Differs between nodes, so that they do not dial a server that is back all at once.
+    pub seed: u64,
+}
+
 /// How the client that gets a ticket had come in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {

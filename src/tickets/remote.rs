@@ -172,7 +172,7 @@ pub struct Remote {
     pending: VecDeque<Pending>,
     /// Sum over `pending`.
     pending_bytes: usize,
-    /// So many of `pending` need no look at their deadlines any more.
+    /// So many of `pending` need no look at their deadlines any more. The next one, if any, is a lookup.
     checked: usize,
     /// When the server last answered, or was first asked after it had answered everything.
     silent_since: Time,
@@ -247,6 +247,7 @@ impl Remote {
         }
         self.pending.push_back(Pending { asked, bytes: bytes as u32 });
         self.pending_bytes += bytes;
+        self.skip();
         command(&mut self.output, words);
     }
 
@@ -299,6 +300,7 @@ impl Remote {
         let Some(Pending { asked, bytes }) = self.pending.pop_front() else { return Err(Fault::Garbage) };
         self.pending_bytes -= bytes as usize;
         self.checked = self.checked.saturating_sub(1);
+        self.skip();
         self.silent_since = now;
         let answer = match (asked, reply) {
             (Asked::Hello, Reply::Okay) => return Ok(()),
@@ -353,20 +355,24 @@ impl Remote {
         }
     }
 
+    /// Goes on to the next lookup, so that [`Remote::due`] finds its deadline at once.
+    fn skip(&mut self) {
+        while self.pending.get(self.checked).is_some_and(|each| !matches!(each.asked, Asked::Lookup { .. })) {
+            self.checked += 1;
+        }
+    }
+
     fn silence_max(&self) -> Duration {
         self.settings.lookup_timeout.saturating_mul(SILENT_DEADLINES_MAX).max(SILENCE_MIN)
     }
 
     /// When [`Remote::tick`] has something to do, if nothing else happens.
     #[must_use]
-    pub fn due(&mut self) -> Option<Time> {
+    pub fn due(&self) -> Option<Time> {
         match self.state {
             State::Down(until) | State::Dialing(until) | State::Greeting(until) => Some(until),
             State::Ready => {
                 let silent = (!self.pending.is_empty()).then(|| self.silent_since + self.silence_max());
-                while self.pending.get(self.checked).is_some_and(|each| !matches!(each.asked, Asked::Lookup { .. })) {
-                    self.checked += 1;
-                }
                 let late = self.pending.get(self.checked).and_then(|each| match each.asked {
                     Asked::Lookup { deadline, .. } => Some(deadline),
                     Asked::Hello | Asked::Ping | Asked::Set => None,

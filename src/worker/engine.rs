@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::WorkerSettings;
 use super::admission::{Budget, Class, QUEUE_MAX, Queue};
+use super::group::Member;
 use super::links::Links;
 use super::shared::Shared;
 use super::sizing::Sizing;
@@ -41,6 +42,8 @@ pub(super) struct Engine<L> {
     pub(super) queue: Queue,
     /// Time for answers.
     pub(super) budget: Budget,
+    /// The server that keeps the tickets of a group of nodes, if there is one.
+    pub(super) member: Option<Member>,
     /// Scratch for what a session wants sent.
     replies: Vec<u8>,
 }
@@ -49,6 +52,7 @@ impl<L: Role<Links>> Engine<L> {
     pub(super) fn new(role: L, settings: WorkerSettings, shared: Arc<Shared>) -> Engine<L> {
         let queue = Queue::new(settings.handshake_patience, QUEUE_MAX);
         let budget = Budget::new(settings.handshake_share);
+        let member = shared.group.clone().map(|group| Member::new(group, settings.index));
         Engine {
             now: Time::ZERO,
             links: Links::new(shared.clone(), settings.index),
@@ -59,6 +63,7 @@ impl<L: Role<Links>> Engine<L> {
             dying: Vec::new(),
             queue,
             budget,
+            member,
             replies: Vec::new(),
         }
     }
@@ -129,6 +134,8 @@ impl<L: Role<Links>> Engine<L> {
                 link.stillness = Stillness::Moved;
                 if link.lane.session.is_some() {
                     self.feed_records(key, bytes);
+                } else if self.is_to_group(key) {
+                    self.group_said(bytes);
                 } else {
                     self.role.bytes(self.now, &mut self.links, key, bytes);
                 }
@@ -274,21 +281,29 @@ impl<L: Role<Links>> Engine<L> {
         let hello = hello.expect("it is there until the session is told to proceed");
         let (ticket, binding) = (hello.ticket, Binding::new(hello.realm, hello.server_name));
         link.phase = Phase::Held;
-        let lookup = ticket.map_or(Lookup::None, |id| self.look_up(&id, binding));
+        let lookup = ticket.map_or(Lookup::None, |id| self.look_up(key, &id, binding));
         let class = match lookup {
-            Lookup::None => Class::Full,
-            Lookup::Found(_) => Class::Resuming,
+            Lookup::None => Some(Class::Full),
+            Lookup::Found(_) | Lookup::Fetched(_) => Some(Class::Resuming),
+            Lookup::Asked => None,
         };
         let link = self.links.slab.get_mut(key).expect("found above");
         link.setup = Some(Box::new(Setup { lookup, binding, skipped_bytes: 0 }));
+        if let Some(class) = class {
+            self.enqueue(class, key);
+        }
+    }
+
+    /// A held link knows what it will be answered, and waits for its turn.
+    pub(super) fn enqueue(&mut self, class: Class, key: LinkId) {
         if let Some(dropped) = self.queue.push(class, key, self.now) {
             self.links.counters.handshakes_queue_full += 1;
             self.kill(dropped, CloseReason::TimedOut, true);
         }
     }
 
-    /// Takes a ticket out of the process's store.
-    fn look_up(&mut self, id: &TicketId, binding: Binding) -> Lookup {
+    /// Takes a ticket out of the process's store, or asks the group for it.
+    fn look_up(&mut self, key: LinkId, id: &TicketId, binding: Binding) -> Lookup {
         let counters = &mut self.links.counters;
         let Some(store) = &self.shared.tickets else {
             counters.tickets_unknown += 1;
@@ -298,6 +313,9 @@ impl<L: Role<Links>> Engine<L> {
             Ok(value) => {
                 counters.tickets_taken += 1;
                 return Lookup::Found(value);
+            }
+            Err(Miss::Unknown) if self.member.is_some() => {
+                return if self.ask_group(key, id) { Lookup::Asked } else { Lookup::None };
             }
             Err(Miss::Unknown) => counters.tickets_unknown += 1,
             Err(Miss::Used) => counters.tickets_used += 1,
@@ -338,13 +356,15 @@ impl<L: Role<Links>> Engine<L> {
         }
         let link = self.links.slab.get_mut(key).expect("found above");
         let setup = link.setup.as_mut().expect("made when the link was held");
-        let ticket = match std::mem::replace(&mut setup.lookup, Lookup::None) {
-            Lookup::None => None,
+        let lookup = std::mem::replace(&mut setup.lookup, Lookup::None);
+        let ticket: Option<&[u8]> = match &lookup {
+            Lookup::None | Lookup::Asked => None,
             Lookup::Found(value) => Some(value),
+            Lookup::Fetched(value) => Some(value),
         };
         let session = link.lane.session.as_mut().expect("a held link has one");
         let mut replies = std::mem::take(&mut self.replies);
-        let received = session.proceed(ticket.as_deref(), ticket.is_some(), &mut replies);
+        let received = session.proceed(ticket, ticket.is_some(), &mut replies);
         link.lane.put_ahead(&replies);
         self.links.touch(key);
         replies.clear();
@@ -400,14 +420,17 @@ impl<L: Role<Links>> Engine<L> {
         }
     }
 
-    /// Puts the tickets of a handshake into the store.
+    /// Puts the tickets of a handshake where they are looked for: with the group if its server takes them, or here.
     fn store_issued(&mut self, key: LinkId, binding: Binding, resumed: bool) {
         let link = self.links.slab.get_mut(key).expect("the caller found it");
         let issued = link.lane.session.as_mut().map(|session| session.issued()).unwrap_or_default();
-        let Some(store) = &self.shared.tickets else { return };
+        let Some(store) = self.shared.tickets.clone() else { return };
         let origin = if resumed { tickets::Origin::Returner } else { tickets::Origin::Newcomer };
-        let counters = &mut self.links.counters;
         for ticket in issued {
+            if self.store_in_group(&ticket.id, binding, &ticket.value) {
+                continue;
+            }
+            let counters = &mut self.links.counters;
             match store.put(self.now, &ticket.id, binding, origin, &ticket.value) {
                 Stored::Kept => counters.tickets_stored += 1,
                 Stored::Evicting => {
@@ -421,7 +444,12 @@ impl<L: Role<Links>> Engine<L> {
 
     /// Tells the role that a link is ready: for early data only, as long as its handshake is not complete.
     pub(super) fn opened(&mut self, key: LinkId, protocol: Protocol) {
+        let is_to_group = self.is_to_group(key);
         let link = self.links.slab.get_mut(key).expect("the caller found it");
+        if is_to_group {
+            link.deadline.set(None, &mut self.timers, key);
+            return self.group_connected();
+        }
         let early = link.is_early();
         link.known_to_role = true;
         link.stillness = Stillness::Moved;
@@ -456,9 +484,13 @@ impl<L: Role<Links>> Engine<L> {
         if std::mem::replace(&mut link.peer_ended, true) {
             return;
         }
-        if link.phase == Phase::Open {
+        let phase = link.phase;
+        if self.is_to_group(key) {
+            return self.kill(key, CloseReason::Done, false);
+        }
+        if phase == Phase::Open {
             self.role.ended(self.now, &mut self.links, key);
-        } else if link.phase == Phase::Handshaking {
+        } else if phase == Phase::Handshaking {
             self.links.counters.handshakes_failed += 1;
             self.kill(key, CloseReason::Protocol, false);
         }
@@ -506,13 +538,16 @@ impl<L: Role<Links>> Engine<L> {
             return;
         }
         touch_idle(link, self.now, self.settings.idle_timeout, &mut self.timers, key);
-        if was_full && !link.lane.is_full() {
+        if was_full && !link.lane.is_full() && !self.is_to_group(key) {
             self.role.room(self.now, &mut self.links, key);
         }
     }
 
     /// Tells the role, once, that a link is gone.
     fn tell_closed(&mut self, key: LinkId, reason: CloseReason) {
+        if self.is_to_group(key) {
+            return self.group_lost();
+        }
         let Some(link) = self.links.slab.get_mut(key) else { return };
         let was_open = std::mem::take(&mut link.known_to_role);
         let dialed = matches!(link.origin, Origin::Dialed { .. }) && !link.told_closed;

@@ -9,6 +9,7 @@
 
 mod admission;
 mod engine;
+mod group;
 mod links;
 mod meter;
 mod shared;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use self::admission::{Accepting, GAP, SLICE};
 use self::engine::Engine;
+use self::group::Member;
 use self::links::Request;
 use self::meter::{Mark, Meter};
 use self::socket::{Ending, Phase, Receiving, Stillness};
@@ -195,6 +197,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         if self.engine.role.next_deadline().is_some_and(|at| at <= now) {
             self.engine.role.due(now, &mut self.engine.links);
         }
+        self.engine.tick_group();
         self.engine.drop_late();
         if !self.engine.queue.is_empty() {
             self.admit()?;
@@ -202,6 +205,9 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.engine.role.pass_ended(now, &mut self.engine.links);
         self.carry_out();
         self.flush();
+        if self.drain_until.is_some() && self.engine.has_group_alone() {
+            self.engine.leave_group();
+        }
         self.bury();
         self.feed_starved();
         self.engine.links.counters.passes += 1;
@@ -216,7 +222,12 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
     fn next_deadline(&self) -> Time {
         let mut until = self.published_at + PUBLISH_INTERVAL;
         let rests = self.listeners.iter().filter_map(|listener| listener.rest_until);
-        let others = [self.engine.role.next_deadline(), self.engine.timers.next(), self.cut_until.or(self.drain_until)];
+        let others = [
+            self.engine.role.next_deadline(),
+            self.engine.timers.next(),
+            self.engine.member.as_ref().and_then(Member::due),
+            self.cut_until.or(self.drain_until),
+        ];
         for at in others.into_iter().flatten().chain(rests) {
             until = until.min(at);
         }
@@ -523,6 +534,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             match command {
                 Command::Adopt { fd, listener } => self.adopt(fd, listener),
                 Command::Certificates(tls) => self.engine.settings.tls = tls,
+                Command::Group(group) => self.engine.join_group(group),
                 Command::Drain(patience) => self.drain(patience),
                 Command::Stop => self.cut(),
             }
@@ -572,6 +584,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             return;
         }
         self.drain(Duration::ZERO);
+        self.engine.leave_group();
         self.cut_until = Some(self.engine.now + STOP_GRACE);
         let left: Vec<LinkId> = self.engine.links.slab.iter().map(|(key, _)| key).collect();
         for key in left {

@@ -9,7 +9,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::base::counters::Published;
 use crate::base::wire::LogLine;
 use crate::ring::{Fd, Waker};
-use crate::tickets::Store;
+use crate::tickets::{Group, Store};
 use crate::tls::{ClientSettings, ServerSettings};
 
 /// Commands that may wait for one worker.
@@ -34,6 +34,8 @@ pub enum Command {
     },
     /// Use new certificates for new connections.
     Certificates(Arc<TlsSettings>),
+    /// Share tickets with these nodes from now on.
+    Group(Arc<Group>),
     /// Take nothing new and end what runs within this time; then the worker returns.
     Drain(Duration),
     /// Return now.
@@ -62,6 +64,8 @@ pub struct Shared {
     pub logs: ArrayQueue<(usize, LogLine)>,
     /// Tickets, so that each works once whichever worker gets its user. None where nobody comes back.
     pub(super) tickets: Option<Arc<Store>>,
+    /// Whom the workers share tickets with at their start.
+    pub(super) group: Option<Arc<Group>>,
 }
 
 impl Shared {
@@ -75,7 +79,14 @@ impl Shared {
             published: (0..workers).map(|_| Published::default()).collect(),
             logs: ArrayQueue::new(LOG_LINES_MAX),
             tickets: None,
+            group: None,
         }
+    }
+
+    /// With a group that shares tickets. Also needs a store: for when the group's server is away.
+    #[must_use]
+    pub fn with_group(self, group: Arc<Group>) -> Shared {
+        Shared { group: Some(group), ..self }
     }
 
     /// With a store of tickets.

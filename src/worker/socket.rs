@@ -10,6 +10,7 @@ use crate::base::limits::SEND_HIGH_WATER_BYTES;
 use crate::base::timers::Deadline;
 use crate::base::wire::{Origin, Security, Sink};
 use crate::ring::Fd;
+use crate::tickets::seal::Unsealed;
 use crate::tickets::{Binding, Value};
 use crate::tls::{RECORD_HEADER_BYTES, Session};
 
@@ -65,14 +66,17 @@ pub(super) enum Ending {
     Done,
 }
 
-/// Where the look-up of a ticket stands. A store that has to be asked over the network adds a state here: asked, until
-/// when; its answer, or the deadline, makes `Found` or `None` of it and queues the link.
+/// Where the look-up of a ticket stands.
 #[derive(Debug)]
 pub(super) enum Lookup {
     /// There is none, or it was not found.
     None,
+    /// The group's server was asked. Its answer, or the deadline, makes `Fetched` or `None` of it and queues the link.
+    Asked,
     /// It was found, and is spent: nobody else gets it.
     Found(Value),
+    /// The same, at the group's server.
+    Fetched(Unsealed),
 }
 
 /// What a link keeps from its ClientHello to the end of its handshake.

@@ -18,5 +18,6 @@ mod peers;
 mod process;
 #[path = "../support/mod.rs"]
 mod support;
+mod tickets;
 mod trunks;
 mod tunnel;
