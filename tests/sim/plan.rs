@@ -158,7 +158,7 @@ impl Scenario {
             trunk_stream_credit: [16, 64, 256][prng.below(3) as usize] * 1024,
             client_stream_credit: [16, 64][prng.below(2) as usize] * 1024,
             mmtp_clients: prng.below(4),
-            calls_max: 1 + prng.below(12),
+            calls_max: if !is_clear && prng.chance(8) { 60 } else { 1 + prng.below(12) },
             tunnel_clients: prng.below(3),
             strangers: if prng.chance(4) { 1 + prng.below(2) } else { 0 },
             hostile: prng.chance(4),
@@ -203,6 +203,9 @@ fn storm(prng: &mut Prng) -> Weather {
         ..clear(prng)
     }
 }
+
+/// What a client's ClientHello needs at most.
+const CLIENT_HELLO_BYTES: usize = 300;
 
 fn handshakes(prng: &mut Prng, scenario: &Scenario) -> Handshakes {
     if !scenario.early || prng.chance(3) {
@@ -253,7 +256,8 @@ pub fn manners(prng: &mut Prng, scenario: &Scenario, start: Time) -> Manners {
         let most = [200, 2000, 20_000][prng.below(3) as usize];
         let after = prng.below(most) as usize;
         if prng.chance(2) {
-            manners.corrupt_wire = Some(after);
+            // Not in the ClientHello: rustls shuffles its extensions, so what a byte there means is no matter of the seed.
+            manners.corrupt_wire = Some(CLIENT_HELLO_BYTES + after);
         } else {
             manners.corrupt_plain = Some(after);
         }
