@@ -10,12 +10,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use zeroize::Zeroizing;
 
 use super::certificates::{read_bounded, warn_if_others_can_read};
 use super::problems::Problems;
 use super::section::Located;
-use crate::tickets::seal::Keys;
 
 /// Length of a key that seals tickets, in bytes: AES-256.
 pub const TICKET_KEY_BYTES: usize = 32;
@@ -48,8 +46,12 @@ pub enum Kind {
 pub struct TicketKeys {
     /// The file they came from.
     pub file: PathBuf,
-    /// Its text, in which [`Keys::parse`] has found nothing wrong.
-    text: Zeroizing<String>,
+    /// Seals, and opens.
+    pub current: [u8; TICKET_KEY_BYTES],
+    /// Opens what nodes have sealed that are a rotation ahead.
+    pub next: Option<[u8; TICKET_KEY_BYTES]>,
+    /// Opens what was sealed before the last rotation.
+    pub previous: Option<[u8; TICKET_KEY_BYTES]>,
 }
 
 /// The keys of TCP Fast Open.
@@ -79,40 +81,56 @@ impl TicketKeys {
     /// Reads a file. Notes every mistake; None when there is one.
     #[must_use]
     pub(super) fn load(problems: &mut Problems, file: &Located<PathBuf>) -> Option<TicketKeys> {
-        let text = Zeroizing::new(read_text(problems, file, TICKETS_REMEDY)?);
-        match Keys::parse(&text) {
-            Ok(_) => Some(TicketKeys { file: file.value.clone(), text }),
-            Err(error) => {
-                problems.error(&file.place, format!("{}: {error}", file.value.display()), error.remedy());
-                None
-            }
+        let text = read_text(problems, file, TICKETS_REMEDY)?;
+        let parsed = TicketKeys::parse(&file.value, &text);
+        noted(problems, file, parsed, TICKETS_REMEDY)
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<TicketKeys, String> {
+        // The parser's own message would quote the line, and with it a key.
+        let table: toml::Table = text.parse().map_err(|_| "is not TOML".to_owned())?;
+        if let Some(stranger) = table.keys().find(|key| !["current", "next", "previous"].contains(&key.as_str())) {
+            return Err(format!("holds the unknown key {}", stranger.escape_default()));
         }
+        let key = |name: &str| {
+            let given = table.get(name).map(|value| value.as_str().and_then(from_hex::<TICKET_KEY_BYTES>));
+            given.map(|key| key.ok_or_else(|| format!("holds no 64 hex digits for {name}"))).transpose()
+        };
+        let keys = TicketKeys {
+            file: file.to_path_buf(),
+            current: key("current")?.ok_or("holds no current key")?,
+            next: key("next")?,
+            previous: key("previous")?,
+        };
+        let is_weak = |key: &[u8; TICKET_KEY_BYTES]| key.iter().all(|byte| *byte == key[0]);
+        if [Some(keys.current), keys.next, keys.previous].iter().flatten().any(is_weak) {
+            return Err("holds a key that is one byte over and over, as in an example".to_owned());
+        }
+        let [next, previous] = [keys.next, keys.previous];
+        if Some(keys.current) == next || Some(keys.current) == previous || (next.is_some() && next == previous) {
+            return Err("holds one key twice".to_owned());
+        }
+        Ok(keys)
     }
 
-    /// The keys, ready for use.
-    #[must_use]
-    pub fn keys(&self) -> Keys {
-        Keys::parse(&self.text).expect("nothing was wrong with it when it was read")
+    fn text(&self) -> String {
+        let line = |name: &str, key: Option<[u8; TICKET_KEY_BYTES]>| {
+            key.map_or_else(String::new, |key| format!("{name} = \"{}\"\n", to_hex(&key)))
+        };
+        format!(
+            "# Keys that seal resumption tickets: the same on every node. `trunkline keys rotate` moves them on.\n{}{}{}",
+            line("current", Some(self.current)),
+            line("next", self.next),
+            line("previous", self.previous)
+        )
     }
-}
 
-/// The text of a file of ticket keys, in hexadecimal digits.
-fn tickets_text(current: &str, next: &str, previous: Option<&str>) -> String {
-    let previous = previous.map_or_else(String::new, |key| format!("previous = \"{key}\"\n"));
-    format!(
-        "# Keys that seal resumption tickets: the same on every node. `trunkline keys rotate` moves them on.\n\
-         current = \"{current}\"\nnext = \"{next}\"\n{previous}"
-    )
-}
-
-/// The keys a rotation later: what was next seals, what sealed still opens, and there is a new next. Every node that is
-/// one rotation ahead or behind can open what this one seals.
-fn tickets_rotated(text: &str) -> io::Result<String> {
-    let table: toml::Table = text.parse().map_err(|_| io::ErrorKind::InvalidData)?;
-    let key = |name: &str| table.get(name).and_then(toml::Value::as_str);
-    let fresh = || fresh::<TICKET_KEY_BYTES>().map(|key| to_hex(&key));
-    let current = key("next").map_or_else(fresh, |key| Ok(key.to_owned()))?;
-    Ok(tickets_text(&current, &fresh()?, key("current")))
+    /// The keys a rotation later: what was next seals, what sealed still opens, and there is a new next. Every node
+    /// that is one rotation ahead or behind can open what this one seals.
+    fn rotated(self) -> io::Result<TicketKeys> {
+        let current = self.next.map_or_else(fresh, Ok)?;
+        Ok(TicketKeys { current, next: Some(fresh()?), previous: Some(self.current), ..self })
+    }
 }
 
 impl FastOpenKeys {
@@ -169,10 +187,7 @@ pub fn make(kind: Kind, file: &Path) -> io::Result<()> {
 fn fresh_text(kind: Kind, file: &Path) -> io::Result<String> {
     let file = file.to_path_buf();
     Ok(match kind {
-        Kind::Tickets => {
-            let key = || fresh::<TICKET_KEY_BYTES>().map(|key| to_hex(&key));
-            tickets_text(&key()?, &key()?, None)
-        }
+        Kind::Tickets => TicketKeys { file, current: fresh()?, next: Some(fresh()?), previous: None }.text(),
         Kind::FastOpen => FastOpenKeys { file, current: fresh()?, previous: None }.text(),
     })
 }
@@ -184,14 +199,14 @@ fn fresh_text(kind: Kind, file: &Path) -> io::Result<String> {
 /// Those of the file system; `InvalidData`, with what is wrong, when it is no key file. Then it is as it was.
 pub fn rotate(file: &Path) -> io::Result<Kind> {
     let text = String::from_utf8(read_bounded(file, FILE_BYTES_MAX)?).map_err(|_| io::ErrorKind::InvalidData)?;
-    let (kind, text) = match (Keys::parse(&text), FastOpenKeys::parse(file, &text)) {
-        (Ok(_), _) => (Kind::Tickets, tickets_rotated(&text)?),
+    let (kind, text) = match (TicketKeys::parse(file, &text), FastOpenKeys::parse(file, &text)) {
+        (Ok(keys), _) => (Kind::Tickets, keys.rotated()?.text()),
         (_, Ok(keys)) => {
             let rotated = FastOpenKeys { current: fresh()?, previous: Some(keys.current), ..keys };
             (Kind::FastOpen, rotated.text())
         }
         (Err(tickets), Err(fast_open)) => {
-            let why = format!("neither ticket keys ({tickets}) nor keys of TCP Fast Open (the file {fast_open})");
+            let why = format!("as a file of ticket keys it {tickets}, as one of TCP Fast Open it {fast_open}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
     };
@@ -264,7 +279,6 @@ fn from_hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
 mod tests {
     use super::*;
     use crate::server::certificates::located;
-    use crate::tickets::Binding;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn tickets(path: &Path) -> Result<TicketKeys, String> {
@@ -284,20 +298,17 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("ticket-keys.toml");
         make(Kind::Tickets, &path).expect("our own directory");
-        let (id, binding) = ([7; 32], Binding::new(1, None));
-        let mut states = vec![tickets(&path).expect("it was just made").keys()];
-        for _ in 0..2 {
-            assert_eq!(rotate(&path).expect("a key file"), Kind::Tickets);
-            states.push(tickets(&path).expect("it was just made").keys());
+        let first = tickets(&path).expect("it was just made");
+        assert_eq!(rotate(&path).expect("a key file"), Kind::Tickets);
+        let second = tickets(&path).expect("it was just made");
+        assert_eq!((Some(second.current), second.previous), (first.next, Some(first.current)));
+        assert_eq!(rotate(&path).expect("a key file"), Kind::Tickets);
+        let third = tickets(&path).expect("it was just made");
+        let opens = |keys: &TicketKeys, key| [Some(keys.current), keys.next, keys.previous].contains(&Some(key));
+        for (one, other) in [(&first, &second), (&second, &third)] {
+            assert!(opens(one, other.current) && opens(other, one.current));
         }
-        let opens = |one: &Keys, other: &Keys| {
-            let sealed = one.seal(&id, binding, b"value", [1; 12]).expect("it is short");
-            other.open(&id, binding, &sealed).is_ok()
-        };
-        for pair in states.windows(2) {
-            assert!(opens(&pair[0], &pair[1]) && opens(&pair[1], &pair[0]));
-        }
-        assert!(!opens(&states[0], &states[2]) && !opens(&states[2], &states[0]), "two rotations end a key");
+        assert!(!opens(&third, first.current), "two rotations end a key");
         assert_eq!(std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 1, "nothing else is left");
     }
@@ -339,12 +350,15 @@ mod tests {
         };
         let (key, short) = ("abcd".repeat(16), "ab".repeat(16));
         for (text, what) in [
-            (String::new(), "no key `current`"),
-            (format!("current = {key}"), "not TOML"),
-            (format!("current = \"{key}"), "not TOML"),
-            (format!("current = \"{short}\""), "32 characters instead of 64"),
-            (format!("current = \"{key}\"\nnext = \"{key}\""), "are the same"),
-            (format!("current = \"{key}\"\nold = \"{key}\""), "unknown name `old`"),
+            (String::new(), "no current key"),
+            (format!("current = {key}"), "is not TOML"),
+            (format!("current = \"{key}"), "is not TOML"),
+            (format!("current = \"{short}\""), "no 64 hex digits for current"),
+            (format!("current = \"{}é\"", &key[2..]), "no 64 hex digits for current"),
+            (format!("current = \"{key}\"\nnext = 7"), "no 64 hex digits for next"),
+            (format!("current = \"{key}\"\nnext = \"{key}\""), "one key twice"),
+            (format!("current = \"{}\"", "ab".repeat(32)), "one byte over and over"),
+            (format!("current = \"{key}\"\nold = \"{key}\""), "unknown key old"),
         ] {
             write(&text);
             let said = tickets(&path).expect_err("it is wrong");
@@ -370,7 +384,7 @@ mod tests {
 
     #[test]
     fn keys_are_not_shown() {
-        let keys = TicketKeys { file: "f".into(), text: "current = …".to_owned().into() };
+        let keys = TicketKeys { file: "f".into(), current: [0xab; 32], next: None, previous: Some([0xcd; 32]) };
         assert_eq!(format!("{keys:?}"), "TicketKeys { file: \"f\", .. }");
     }
 }

@@ -131,7 +131,7 @@ mod tests {
         let remedy = fast_open_remedy(&[without.clone(), with.clone()], Some(1)).expect("only clients may");
         assert!(remedy.contains("net.ipv4.tcp_fastopen=3"), "{remedy}");
         assert_eq!(fast_open_remedy(&[without], Some(1)), None);
-        assert_eq!(fast_open_remedy(&[with.clone()], Some(3)), None);
+        assert_eq!(fast_open_remedy(std::slice::from_ref(&with), Some(3)), None);
         assert_eq!(fast_open_remedy(&[with], None), None);
     }
 

@@ -493,21 +493,6 @@ fn noted<T>(made: Result<T, SettingsError>, problems: &mut Problems, file: &std:
     .ok()
 }
 
-/// The store that nodes share, as its client takes it, and the keys of what goes there; None: tickets stay in memory.
-#[must_use]
-pub fn remote_store(tickets: &TicketsConfig) -> Option<(RemoteSettings, Keys)> {
-    let TicketStore::Remote(remote) = &tickets.store else { return None };
-    let settings = RemoteSettings {
-        server: remote.address,
-        user: remote.user.clone().unwrap_or_default(),
-        password: remote.password.as_ref().map_or_else(String::new, |password| password.reveal().to_owned()).into(),
-        database: remote.database,
-        lookup_timeout: remote.lookup_timeout,
-        lifetime: tickets.lifetime,
-    };
-    Some((settings, remote.keys.keys()))
-}
-
 /// What a POP's workers relay by.
 #[must_use]
 pub fn relay_settings(config: &PopConfig) -> RelaySettings {

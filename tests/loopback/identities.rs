@@ -116,7 +116,9 @@ fn a_certificate_is_chosen_by_the_name_asked_for() {
         ("b.example", default.clone()),
         ("given.c.example", of("c")),
         ("c.other", default.clone()),
-        ("localhost", default.clone()),
+        // `trunkline certs` puts it into every certificate: the first that has it goes before the default.
+        ("localhost", of("a")),
+        ("nobody.example", default.clone()),
     ] {
         assert_eq!(shown(&["-servername", name]), certificate, "{name}");
     }

@@ -490,6 +490,8 @@ fn every_key_of_returning_users_is_read() {
     let TicketStore::Remote(remote) = &pop.tickets.store else { panic!("a server is named") };
     assert_eq!((remote.address.port(), remote.database, remote.lookup_timeout), (6379, 3, 7 * MILLISECOND));
     assert_eq!(remote.password.as_ref().map(Secret::reveal), Some("geheim"));
+    let first = |key: &[u8; 32]| [key[0], key[1]];
+    assert_eq!((first(&remote.keys.current), remote.keys.next.as_ref().map(first)), ([0xab, 0xcd], Some([0xcd, 0xef])));
     assert_eq!(pop.fast_open_keys.as_ref().expect("named").bytes(), [[0xab; 16], [0xcd; 16]].concat());
     let shown = format!("{pop:?}");
     assert!(!shown.contains("geheim") && !shown.contains("171, 171") && !shown.contains("abcd"), "{shown}");

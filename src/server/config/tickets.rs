@@ -39,7 +39,7 @@ pub enum TicketStore {
     /// In this process.
     Memory,
     /// On a Redis-compatible server that nodes share.
-    Remote(RemoteStore),
+    Remote(Box<RemoteStore>),
 }
 
 /// A Redis-compatible server that nodes share.
@@ -137,14 +137,14 @@ impl Reader<'_> {
         }
         let keys = keys.and_then(|file| TicketKeys::load(&mut self.problems, &file));
         let (server, keys) = (server?, keys?);
-        Some(TicketStore::Remote(RemoteStore {
+        Some(TicketStore::Remote(Box::new(RemoteStore {
             address: server.address,
             user: server.user,
             password: server.password,
             database: server.database,
             keys,
             lookup_timeout: timeout,
-        }))
+        })))
     }
 }
 
