@@ -33,7 +33,7 @@ struct Connection {
 impl Connection {
     fn accept(listener: &TcpListener, settings: &ServerSettings) -> Connection {
         let (socket, _) = listener.accept().unwrap();
-        Connection::new(socket, Session::server(settings).unwrap())
+        Connection::new(socket, Session::server(settings))
     }
 
     fn connect(port: u16, settings: &ClientSettings) -> Connection {

@@ -59,7 +59,7 @@ impl Pair {
         let server = ServerOptions { key_update_records, tickets: 0, ..authority.server_options() };
         let mut to_server = Vec::new();
         let client = Session::client(&ClientSettings::new(&client).unwrap(), NAME, &mut to_server).unwrap();
-        let server = Session::server(&ServerSettings::new(&server).unwrap()).unwrap();
+        let server = Session::server(&ServerSettings::new(&server).unwrap());
         let mut pair = Pair { client, server };
         let mut to_client = Vec::new();
         take(&mut pair.server, &mut to_server, &mut to_client).unwrap();
@@ -98,8 +98,10 @@ fn take(session: &mut Session, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Result
     while let Some(length) = record_bytes(input)? {
         let mut rest = input.split_off(length);
         core::mem::swap(&mut rest, input);
-        if let Received::Data(bytes) = session.receive(&mut rest, out)? {
-            data.extend_from_slice(bytes);
+        match session.receive(&mut rest, out)? {
+            Received::Data(bytes) => data.extend_from_slice(bytes),
+            Received::Hello => drop(session.proceed(None, false, out)?),
+            _ => {}
         }
     }
     Ok(data)

@@ -1,22 +1,27 @@
 //! A look at a ClientHello before the TLS library gets it (RFC 8446 section 4.1.2).
 //!
 //! Owns nothing: it finds the few things that choose settings, and what must be there and is not. What it cannot parse it
-//! leaves to the library, which knows the alert. The identities of tickets will be read here too.
+//! leaves to the library, which knows the alert.
 
 use std::borrow::Cow;
 
+use super::desk::TICKET_ID_BYTES;
 use super::error::TlsError;
 use super::record::{ContentType, RECORD_HEADER_BYTES};
 
 const MESSAGE_CLIENT_HELLO: u8 = 1;
 const MESSAGE_HEADER_BYTES: usize = 4;
+/// Longest message that rustls takes; what announces more is for it to refuse at once.
+const MESSAGE_BYTES_MAX: usize = 0xffff;
 const EXTENSION_SERVER_NAME: u16 = 0;
 const EXTENSION_SUPPORTED_GROUPS: u16 = 10;
 const EXTENSION_SIGNATURE_ALGORITHMS: u16 = 13;
 const EXTENSION_ALPN: u16 = 16;
 const EXTENSION_PRE_SHARED_KEY: u16 = 41;
+const EXTENSION_EARLY_DATA: u16 = 42;
 const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
 const EXTENSION_KEY_SHARE: u16 = 51;
+const PROTOCOL_MMTP: &[u8] = super::settings::ALPN_MMTP;
 const VERSION_TLS13: [u8; 2] = [3, 4];
 const SUITE_CHACHA20_POLY1305_SHA256: u16 = 0x1303;
 const SUITES_TLS13: core::ops::RangeInclusive<u16> = 0x1301..=0x13ff;
@@ -30,8 +35,17 @@ pub(super) struct Hello {
     pub(super) offers_tls13: bool,
     /// It names application protocols.
     pub(super) offers_alpn: bool,
+    /// One of them is MMTP.
+    pub(super) offers_mmtp: bool,
+    /// It sends early data behind.
+    pub(super) offers_early_data: bool,
     /// The server it wants to reach.
     pub(super) server_name: Option<Box<str>>,
+    /// The first ticket it shows, if that is one of ours by its length. No other may be used with early data, and one
+    /// lookup per connection is enough.
+    pub(super) ticket: Option<[u8; TICKET_ID_BYTES]>,
+    /// How old it says the ticket is, in milliseconds plus an offset known to both (RFC 8446 4.2.11.1).
+    pub(super) ticket_age: u32,
     has_groups: bool,
     has_key_share: bool,
     has_signature_algorithms: bool,
@@ -60,43 +74,58 @@ impl Hello {
 
 /// What can be said of the records received so far.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Peek {
+pub(super) enum Gathered {
     /// The message is not whole yet.
     Incomplete,
     /// It is whole.
-    Whole(Hello),
-    /// It is no ClientHello, or a malformed one.
+    Whole,
+    /// It is no ClientHello.
     Unreadable,
 }
 
-/// Looks at the whole records of a connection's beginning.
-pub(super) fn peek(records: &[u8]) -> Peek {
-    match gather(records) {
-        Gathered::Incomplete => Peek::Incomplete,
-        Gathered::Unreadable => Peek::Unreadable,
-        Gathered::Message(body) => match parse(&body) {
-            Some(hello) => Peek::Whole(hello),
-            None => Peek::Unreadable,
-        },
+/// Tells when a ClientHello is whole, record by record, without looking at any byte twice.
+#[derive(Default)]
+pub(super) struct Gatherer {
+    header: [u8; MESSAGE_HEADER_BYTES],
+    message_bytes: usize,
+}
+
+impl Gatherer {
+    /// Counts one more whole record.
+    pub(super) fn add(&mut self, record: &[u8]) -> Gathered {
+        let Some((header, fragment)) = record.split_first_chunk::<RECORD_HEADER_BYTES>() else {
+            return Gathered::Unreadable;
+        };
+        // RFC 8446 5.1: handshake records are not empty.
+        if header[0] != ContentType::Handshake.code() || fragment.is_empty() {
+            return Gathered::Unreadable;
+        }
+        for (place, byte) in self.header.iter_mut().skip(self.message_bytes).zip(fragment) {
+            *place = *byte;
+        }
+        self.message_bytes += fragment.len();
+        let [kind, high, middle, low] = self.header;
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        if kind != MESSAGE_CLIENT_HELLO || (self.message_bytes >= MESSAGE_HEADER_BYTES && length > MESSAGE_BYTES_MAX) {
+            return Gathered::Unreadable;
+        }
+        let is_whole =
+            self.message_bytes >= MESSAGE_HEADER_BYTES + length && self.message_bytes >= MESSAGE_HEADER_BYTES;
+        if is_whole { Gathered::Whole } else { Gathered::Incomplete }
     }
 }
 
-enum Gathered<'a> {
-    Incomplete,
-    Message(Cow<'a, [u8]>),
-    Unreadable,
+/// Reads the ClientHello that these whole records carry; `None` when it is malformed.
+pub(super) fn read(records: &[u8]) -> Option<Hello> {
+    parse(&gather(records)?)
 }
 
 /// The body of the handshake message that the records carry; borrowed when one record holds all of it.
-fn gather(mut records: &[u8]) -> Gathered<'_> {
+fn gather(mut records: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut message: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     while let Some((header, rest)) = records.split_first_chunk::<RECORD_HEADER_BYTES>() {
         let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
-        // RFC 8446 5.1: handshake records are not empty.
-        if header[0] != ContentType::Handshake.code() || length == 0 || length > rest.len() {
-            return Gathered::Unreadable;
-        }
-        let (fragment, rest) = rest.split_at(length);
+        let (fragment, rest) = rest.split_at_checked(length)?;
         if message.is_empty() {
             message = Cow::Borrowed(fragment);
         } else {
@@ -104,20 +133,12 @@ fn gather(mut records: &[u8]) -> Gathered<'_> {
         }
         records = rest;
     }
-    if message.first().is_some_and(|&kind| kind != MESSAGE_CLIENT_HELLO) {
-        return Gathered::Unreadable;
-    }
-    let Some(&[_, high, middle, low]) = message.first_chunk::<MESSAGE_HEADER_BYTES>() else {
-        return Gathered::Incomplete;
-    };
+    let &[_, high, middle, low] = message.first_chunk::<MESSAGE_HEADER_BYTES>()?;
     let end = MESSAGE_HEADER_BYTES + u32::from_be_bytes([0, high, middle, low]) as usize;
-    if message.len() < end {
-        return Gathered::Incomplete;
+    match message {
+        Cow::Borrowed(whole) => whole.get(MESSAGE_HEADER_BYTES..end).map(Cow::Borrowed),
+        Cow::Owned(whole) => Some(Cow::Owned(whole.get(MESSAGE_HEADER_BYTES..end)?.to_vec())),
     }
-    Gathered::Message(match message {
-        Cow::Borrowed(whole) => Cow::Borrowed(&whole[MESSAGE_HEADER_BYTES..end]),
-        Cow::Owned(whole) => Cow::Owned(whole[MESSAGE_HEADER_BYTES..end].to_vec()),
-    })
 }
 
 fn parse(body: &[u8]) -> Option<Hello> {
@@ -136,7 +157,11 @@ fn parse(body: &[u8]) -> Option<Hello> {
         let content = extensions.vector16()?;
         match kind {
             EXTENSION_SERVER_NAME => hello.server_name = server_name(content),
-            EXTENSION_ALPN => hello.offers_alpn = true,
+            EXTENSION_ALPN => {
+                hello.offers_alpn = true;
+                hello.offers_mmtp = offers_mmtp(content);
+            }
+            EXTENSION_EARLY_DATA => hello.offers_early_data = true,
             EXTENSION_SUPPORTED_VERSIONS => {
                 let versions = Reader(content).vector8()?;
                 hello.offers_tls13 = versions.chunks_exact(2).any(|version| version == VERSION_TLS13);
@@ -144,11 +169,28 @@ fn parse(body: &[u8]) -> Option<Hello> {
             EXTENSION_SUPPORTED_GROUPS => hello.has_groups = true,
             EXTENSION_KEY_SHARE => hello.has_key_share = true,
             EXTENSION_SIGNATURE_ALGORITHMS => hello.has_signature_algorithms = true,
-            EXTENSION_PRE_SHARED_KEY => hello.has_pre_shared_key = true,
+            EXTENSION_PRE_SHARED_KEY => {
+                hello.has_pre_shared_key = true;
+                (hello.ticket, hello.ticket_age) = first_ticket(content)?;
+            }
             _ => {}
         }
     }
     Some(hello)
+}
+
+/// The first identity of a pre_shared_key extension (RFC 8446 4.2.11) and its age.
+fn first_ticket(content: &[u8]) -> Option<(Option<[u8; TICKET_ID_BYTES]>, u32)> {
+    let mut identities = Reader(Reader(content).vector16()?);
+    let identity = identities.vector16()?;
+    let (age, _) = identities.0.split_first_chunk::<4>()?;
+    Some((identity.try_into().ok(), u32::from_be_bytes(*age)))
+}
+
+/// Whether MMTP is among the protocols of an ALPN extension (RFC 7301 3.1).
+fn offers_mmtp(content: &[u8]) -> bool {
+    let mut names = Reader(Reader(content).vector16().unwrap_or_default());
+    core::iter::from_fn(|| names.vector8()).any(|name| name == PROTOCOL_MMTP)
 }
 
 fn chacha_first(suites: &[u8]) -> bool {
@@ -222,14 +264,22 @@ mod tests {
     #[test]
     fn a_hello_is_read_whole_or_in_records() {
         let record = client_hello();
-        let Peek::Whole(hello) = peek(&record) else { panic!("it is whole") };
+        let hello = read(&record).expect("it is whole");
         assert_eq!(hello.server_name.as_deref(), Some(NAME));
         assert!(hello.offers_alpn && hello.offers_tls13 && !hello.chacha_first);
         for fragment_bytes in [1, 2, 3, 5, 100] {
-            assert_eq!(peek(&split(&record, fragment_bytes)), Peek::Whole(hello.clone()));
+            let records = split(&record, fragment_bytes);
+            assert_eq!(read(&records), Some(hello.clone()));
+            let mut gatherer = Gatherer::default();
+            let mut at = 0;
+            while at < records.len() {
+                let end =
+                    at + RECORD_HEADER_BYTES + usize::from(u16::from_be_bytes([records[at + 3], records[at + 4]]));
+                let expected = if end == records.len() { Gathered::Whole } else { Gathered::Incomplete };
+                assert_eq!(gatherer.add(&records[at..end]), expected);
+                at = end;
+            }
         }
-        assert_eq!(peek(&split(&record, 100)[..RECORD_HEADER_BYTES + 100]), Peek::Incomplete);
-        assert_eq!(peek(&[]), Peek::Incomplete);
     }
 
     #[test]
@@ -239,21 +289,22 @@ mod tests {
             let mut cut = record[..RECORD_HEADER_BYTES + at].to_vec();
             let [high, low] = u16::try_from(at).unwrap().to_be_bytes();
             (cut[3], cut[4]) = (high, low);
-            assert_eq!(peek(&cut), Peek::Incomplete, "the record ends early");
+            assert_eq!(Gatherer::default().add(&cut), Gathered::Incomplete, "the record ends early");
             let [high, low] = u16::try_from(at - MESSAGE_HEADER_BYTES).unwrap().to_be_bytes();
             (cut[7], cut[8]) = (high, low);
-            let extensions_absent = matches!(peek(&cut), Peek::Whole(hello) if !hello.offers_tls13);
-            assert!(extensions_absent || peek(&cut) == Peek::Unreadable, "the message ends early at {at}");
+            assert_eq!(Gatherer::default().add(&cut), Gathered::Whole);
+            assert!(read(&cut).is_none_or(|hello| !hello.offers_tls13), "the message ends early at {at}");
         }
-        for records in [&[23, 3, 3, 0, 1, 0][..], &[22, 3, 3, 0, 0], &[22, 3, 3, 0, 1, 2], &[22, 3, 3, 9, 9, 1]] {
-            assert_eq!(peek(records), Peek::Unreadable);
+        let too_long = [22, 3, 3, 0, 4, 1, 1, 0, 0];
+        for record in [&[23, 3, 3, 0, 1, 0][..], &[22, 3, 3, 0, 0], &[22, 3, 3, 0, 1, 2], &too_long] {
+            assert_eq!(Gatherer::default().add(record), Gathered::Unreadable);
         }
     }
 
     #[test]
     fn an_extension_that_must_be_there_is_missed() {
         let record = client_hello();
-        let Peek::Whole(whole) = peek(&record) else { panic!("it is whole") };
+        let whole = read(&record).expect("it is whole");
         assert_eq!(whole.refusal(true), None);
         let missing = |change: fn(&mut Hello)| {
             let mut hello = whole.clone();

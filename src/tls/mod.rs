@@ -10,15 +10,19 @@
 //! Vec<u8> <- RECORD_HEADER_BYTES of place, plaintext, Session::seal
 //! ```
 
+mod desk;
 mod error;
 #[cfg(test)]
 mod fixture;
 mod handshake;
 mod hello;
 mod record;
+mod schedule;
 mod settings;
+mod ticket;
 mod traffic;
 
+pub use desk::{IssuedTicket, TICKET_ID_BYTES, TICKET_VALUE_BYTES_MAX};
 pub use error::{Alert, CertificateFault, Fault, TlsError};
 pub use record::{
     KEY_UPDATE_RECORDS, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, record_bytes,
@@ -27,7 +31,7 @@ pub use settings::{
     ALPN_HTTP1, ALPN_MMTP, ClientOptions, ClientSettings, Identity, Roots, ServerOptions, ServerSettings, SettingsError,
 };
 
-use handshake::Handshake;
+use handshake::{ClientHandshake, Handshake, Progress, ServerHandshake};
 use traffic::Traffic;
 
 use crate::base::wire::Protocol;
@@ -35,12 +39,13 @@ use crate::base::wire::Protocol;
 /// One TLS connection, either side.
 pub struct Session {
     state: State,
+    /// Not empty only between [`Received::Established`] and [`Session::issued`].
+    issued: Vec<IssuedTicket>,
 }
 
 /// Handshaking -> Established -> Failed; Handshaking -> Failed.
 enum State {
-    /// Boxed: it is large, and over soon.
-    Handshaking(Box<Handshake>),
+    Handshaking(Handshake),
     Established(Traffic),
     /// After an error; nothing more is taken or given.
     Failed,
@@ -51,12 +56,43 @@ enum State {
 pub enum Received<'a> {
     /// Nothing for the application: handshake, key update, ticket, empty record.
     Nothing,
+    /// On a server: the ClientHello is whole. [`Session::hello`] says what it asks for, and [`Session::proceed`] must come
+    /// before the next record.
+    Hello,
+    /// On a server, from [`Session::proceed`] only: early data is accepted. Data may come and be sealed from now on, and
+    /// what comes may be a replay until [`Received::Established`] follows.
+    Early(Box<Established>),
     /// The handshake is complete, and application data may be sealed.
     Established(Box<Established>),
-    /// Application data, never empty.
+    /// Application data, never empty. Early data before [`Received::Established`].
     Data(&'a [u8]),
     /// The peer will send no more. This side still may.
     CloseNotify,
+}
+
+/// What a client asks for, in its ClientHello.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hello<'a> {
+    /// The name it wants to reach (SNI), as it was written.
+    pub server_name: Option<&'a str>,
+    /// The first ticket it shows, if its length is that of ours.
+    pub ticket: Option<[u8; TICKET_ID_BYTES]>,
+    /// Whether early data comes behind.
+    pub offers_early_data: bool,
+    /// Whether it offers MMTP.
+    pub offers_mmtp: bool,
+}
+
+/// What became of early data (RFC 8446 section 2.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Early {
+    /// There was none.
+    #[default]
+    NotOffered,
+    /// It was skipped: the server's application saw nothing of it.
+    Refused,
+    /// It was taken.
+    Accepted,
 }
 
 /// What the handshake led to.
@@ -68,6 +104,8 @@ pub struct Established {
     pub resumed: bool,
     /// Whether a HelloRetryRequest cost a round trip more.
     pub retried: bool,
+    /// What became of early data.
+    pub early: Early,
     /// The cipher suite.
     pub suite: Suite,
     /// SHA-256 of the certificate the peer showed, in DER. On a server: none unless client certificates are required.
@@ -112,11 +150,9 @@ impl core::fmt::Debug for Session {
 
 impl Session {
     /// A session for a connection that was accepted. It waits for the ClientHello.
-    ///
-    /// # Errors
-    /// None now; place for settings that can be used up.
-    pub fn server(settings: &ServerSettings) -> Result<Session, TlsError> {
-        Ok(Session { state: State::Handshaking(Box::new(Handshake::server(settings))) })
+    #[must_use]
+    pub fn server(settings: &ServerSettings) -> Session {
+        Session::new(Handshake::Server(Box::new(ServerHandshake::new(settings))))
     }
 
     /// A session for a connection that was dialled, whose server must prove to be `server_name` (a DNS name or an
@@ -125,7 +161,11 @@ impl Session {
     /// # Errors
     /// [`TlsError::BadServerName`], and [`TlsError::Internal`] when the system gives no randomness.
     pub fn client(settings: &ClientSettings, server_name: &str, out: &mut Vec<u8>) -> Result<Session, TlsError> {
-        Ok(Session { state: State::Handshaking(Box::new(Handshake::client(settings, server_name, out)?)) })
+        Ok(Session::new(Handshake::Client(Box::new(ClientHandshake::new(settings, server_name, out)?))))
+    }
+
+    fn new(handshake: Handshake) -> Session {
+        Session { state: State::Handshaking(handshake), issued: Vec::new() }
     }
 
     /// Takes exactly one whole record (see [`record_bytes`]), header included, and opens it in place. Appends to `out`
@@ -144,8 +184,12 @@ impl Session {
                 }
             },
             State::Handshaking(handshake) => match handshake.receive(record, out) {
-                Ok(false) => Ok(Received::Nothing),
-                Ok(true) => self.establish(out).map(|established| Received::Established(Box::new(established))),
+                Ok(Progress::Nothing) => Ok(Received::Nothing),
+                Ok(Progress::Hello) => Ok(Received::Hello),
+                Ok(Progress::Data(bytes)) => Ok(Received::Data(&record[..bytes])),
+                Ok(Progress::Complete) => {
+                    self.establish(out).map(|established| Received::Established(Box::new(established)))
+                }
                 Err(error) => {
                     self.state = State::Failed;
                     Err(error)
@@ -155,15 +199,66 @@ impl Session {
         }
     }
 
+    /// What the client asks for; `Some` between [`Received::Hello`] and [`Session::proceed`].
+    #[must_use]
+    pub fn hello(&self) -> Option<Hello<'_>> {
+        let State::Handshaking(Handshake::Server(handshake)) = &self.state else { return None };
+        handshake.hello().map(|hello| Hello {
+            server_name: hello.server_name.as_deref(),
+            ticket: hello.ticket,
+            offers_early_data: hello.offers_early_data,
+            offers_mmtp: hello.offers_mmtp,
+        })
+    }
+
+    /// Goes on after [`Received::Hello`]. `ticket`: the value stored for [`Hello::ticket`] when it was issued, if one was
+    /// found; it must have been taken from its store, so that it never serves again. `early`: whether early data may be
+    /// accepted with it. Gives [`Received::Early`] when it was, [`Received::Nothing`] otherwise.
+    ///
+    /// # Errors
+    /// As [`Session::receive`].
+    pub fn proceed(
+        &mut self,
+        ticket: Option<&[u8]>,
+        early: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Received<'static>, TlsError> {
+        let State::Handshaking(Handshake::Server(handshake)) = &mut self.state else {
+            return Err(TlsError::Misuse("nothing waits for Session::proceed"));
+        };
+        let opened = handshake.proceed(ticket, early, out).and_then(|()| match handshake.early() {
+            Early::Accepted => handshake.established().map(|opened| Received::Early(Box::new(opened))),
+            Early::NotOffered | Early::Refused => Ok(Received::Nothing),
+        });
+        opened.inspect_err(|_| self.state = State::Failed)
+    }
+
+    /// The tickets that the handshake issued, to be stored. To be called right after [`Received::Established`]; later it
+    /// gives none.
+    pub fn issued(&mut self) -> Vec<IssuedTicket> {
+        core::mem::take(&mut self.issued)
+    }
+
+    /// Lets go of what an idle connection does not need. The next use gets it back.
+    pub fn rest(&mut self) {
+        if let State::Established(traffic) = &mut self.state {
+            traffic.rest();
+        }
+    }
+
     fn establish(&mut self, out: &mut Vec<u8>) -> Result<Established, TlsError> {
         let State::Handshaking(handshake) = core::mem::replace(&mut self.state, State::Failed) else {
             return Err(TlsError::Misuse("session is not handshaking"));
         };
-        let key_update_records = handshake.key_update_records;
-        let complete = handshake.complete()?;
-        self.state = State::Established(Traffic::new(complete.secrets, complete.kernel, key_update_records)?);
-        match complete.refusal {
-            None => Ok(complete.established),
+        let mut complete = handshake.complete()?;
+        let established = complete.established.clone();
+        let (refusal, issued) = (complete.refusal, core::mem::take(&mut complete.issued));
+        self.state = State::Established(Traffic::new(complete)?);
+        match refusal {
+            None => {
+                self.issued = issued;
+                Ok(established)
+            }
             Some(refusal) => {
                 self.fail(refusal, out);
                 Err(refusal)
@@ -204,11 +299,13 @@ impl Session {
     /// [`RECORD_TRAILER_BYTES`].
     ///
     /// # Errors
-    /// [`TlsError::Misuse`] when that is not so, before the handshake is complete and after close_notify, and
+    /// [`TlsError::Misuse`] when that is not so, before the handshake is complete (or, on a server, early data accepted)
+    /// and after close_notify, and
     /// [`TlsError::KeyExhausted`] when [`Session::key_update_due`] was ignored for too long. `out` is then unchanged.
     pub fn seal(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {
         match &mut self.state {
             State::Established(traffic) => traffic.seal(out, start),
+            State::Handshaking(Handshake::Server(handshake)) => handshake.seal(out, start),
             State::Handshaking(_) => Err(TlsError::Misuse("sealed before the handshake is complete")),
             State::Failed => Err(TlsError::Misuse("session has failed")),
         }
@@ -237,10 +334,12 @@ impl Session {
     }
 
     /// Appends close_notify to `out`: nothing can be sealed after it, while records are still taken. Does nothing when
-    /// the handshake is not complete, and the second time (RFC 8446 6.1).
+    /// nothing can be sealed yet, and the second time (RFC 8446 6.1).
     pub fn put_close_notify(&mut self, out: &mut Vec<u8>) {
-        if let State::Established(traffic) = &mut self.state {
-            traffic.put_close_notify(out);
+        match &mut self.state {
+            State::Established(traffic) => traffic.put_close_notify(out),
+            State::Handshaking(Handshake::Server(handshake)) => handshake.put_close_notify(out),
+            State::Handshaking(Handshake::Client(_)) | State::Failed => {}
         }
     }
 }
@@ -254,7 +353,7 @@ mod tests {
     fn a_session_is_small_and_may_move_between_threads() {
         fn assert_send<T: Send>(_: &T) {}
         assert_send(&Pair::established().server);
-        assert!(size_of::<Session>() <= 160, "{} bytes", size_of::<Session>());
+        assert!(size_of::<Session>() <= 176, "{} bytes", size_of::<Session>());
         assert!(size_of::<Received<'_>>() <= 24, "{} bytes", size_of::<Received<'_>>());
     }
 
@@ -262,9 +361,9 @@ mod tests {
     fn garbage_is_an_alert_once_the_peer_has_spoken_tls() {
         let settings = ServerSettings::new(&Authority::new().server_options()).unwrap();
         let mut out = Vec::new();
-        Session::server(&settings).unwrap().fail(TlsError::NotTls, &mut out);
+        Session::server(&settings).fail(TlsError::NotTls, &mut out);
         assert!(out.is_empty());
-        let mut session = Session::server(&settings).unwrap();
+        let mut session = Session::server(&settings);
         assert!(matches!(session.receive(&mut [22, 3, 1, 0, 1, 1], &mut out), Ok(Received::Nothing)));
         session.fail(TlsError::NotTls, &mut out);
         assert_eq!(out, [21, 3, 3, 0, 2, 2, Alert::UnexpectedMessage.code()]);

@@ -6,7 +6,9 @@
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use rustls::ConnectionTrafficSecrets;
 
+use super::desk::{self, Secret};
 use super::error::TlsError;
+use super::{Suite, schedule};
 
 /// Bytes of a record's header: content type, legacy version, length (RFC 8446 5.1).
 pub const RECORD_HEADER_BYTES: usize = 5;
@@ -118,6 +120,22 @@ impl Protection {
         let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| TlsError::Internal("cipher refused its key"))?;
         let iv = iv.as_ref().try_into().map_err(|_| TlsError::Internal("IV of a wrong length"))?;
         Ok(Protection { key: LessSafeKey::new(key), iv, sequence })
+    }
+
+    /// Begins with a traffic secret (RFC 8446 7.3).
+    pub(super) fn from_secret(suite: Suite, secret: &Secret) -> Result<Protection, TlsError> {
+        let refused = |_| TlsError::Internal("cipher refused its key");
+        let (algorithm, key_bytes) = match suite {
+            Suite::Aes128Gcm => (&AES_128_GCM, 16),
+            Suite::Aes256Gcm => (&AES_256_GCM, 32),
+            Suite::Chacha20Poly1305 => (&CHACHA20_POLY1305, 32),
+        };
+        let (mut key, mut iv) = ([0; 32], [0; IV_BYTES]);
+        schedule::expand_label(suite, secret, b"key", &mut key[..key_bytes])?;
+        schedule::expand_label(suite, secret, b"iv", &mut iv)?;
+        let unbound = UnboundKey::new(algorithm, &key[..key_bytes]).map_err(refused);
+        desk::clear(&mut key);
+        Ok(Protection { key: LessSafeKey::new(unbound?), iv, sequence: 0 })
     }
 
     /// Records protected so far with this key.

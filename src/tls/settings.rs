@@ -16,6 +16,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 
+use super::desk::Desk;
 use super::record::KEY_UPDATE_RECORDS;
 
 /// ALPN of MMTP/1 (MMTP 2).
@@ -23,9 +24,15 @@ pub const ALPN_MMTP: &[u8] = b"mmtp/1";
 /// ALPN of HTTP/1.1 (RFC 7301 section 6): taken by listeners that take tunnels.
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 
-/// Tickets given after a full handshake. One per handshake costs the least and lets a client come back; a client that
-/// comes back gets the next.
-const TICKETS: usize = 1;
+/// Tickets given after a full handshake. Two let a client that opens two connections at once come back on both; one that
+/// comes back gets one for the one it used.
+const TICKETS: usize = 2;
+/// Tickets given after a resumption, at most.
+const TICKETS_RETURNING: usize = 1;
+/// Tickets given to a client that asks for a number (RFC 9149), at most.
+const TICKETS_REQUESTED_MAX: usize = 4;
+/// Bytes of early data that a ticket allows, unless set.
+const EARLY_BYTES_MAX: u32 = 1 << 14;
 
 /// Why settings cannot be built: the operator's mistakes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +131,8 @@ impl Identity {
 #[derive(Clone, Debug)]
 pub struct Roots {
     store: Arc<RootCertStore>,
+    /// SHA-256 of the certificates' sorted SHA-256s.
+    digest: [u8; 32],
 }
 
 impl Roots {
@@ -148,14 +157,21 @@ impl Roots {
 
     fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Roots, SettingsError> {
         let mut store = RootCertStore::empty();
+        let mut digests: Vec<[u8; 32]> = certificates.iter().map(|certificate| sha256(certificate)).collect();
+        digests.sort_unstable();
         for certificate in certificates {
             store.add(certificate).map_err(|error| SettingsError::BadRoots(error.to_string()))?;
         }
         if store.is_empty() {
             return Err(SettingsError::BadRoots("no certificate found".to_owned()));
         }
-        Ok(Roots { store: Arc::new(store) })
+        Ok(Roots { store: Arc::new(store), digest: sha256(&digests.concat()) })
     }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }
 
 /// What a listener wants.
@@ -172,6 +188,9 @@ pub struct ServerOptions {
     pub post_quantum: bool,
     /// Tickets after a full handshake, for resumption. Zero: none.
     pub tickets: usize,
+    /// Bytes of early data that a client with a ticket may send, for [`super::Session::proceed`] to accept or refuse.
+    /// Zero: none.
+    pub early_bytes_max: u32,
     /// Records sealed with one key before [`super::Session::key_update_due`] says so.
     pub key_update_records: u64,
 }
@@ -186,6 +205,7 @@ impl ServerOptions {
             tunnels: false,
             post_quantum: false,
             tickets: TICKETS,
+            early_bytes_max: EARLY_BYTES_MAX,
             key_update_records: KEY_UPDATE_RECORDS,
         }
     }
@@ -230,12 +250,22 @@ pub struct ServerSettings {
 }
 
 pub(super) struct ServerInner {
-    /// For clients that put another suite first.
-    pub(super) aes_first: Arc<ServerConfig>,
+    /// For clients that put another suite than ChaCha20 first; full handshakes, then resumptions.
+    aes_first: [Arc<ServerConfig>; 2],
     /// For clients that put ChaCha20 first: phones without AES in hardware.
-    pub(super) chacha_first: Arc<ServerConfig>,
+    chacha_first: [Arc<ServerConfig>; 2],
     pub(super) tunnels: bool,
+    pub(super) tickets: usize,
+    pub(super) early_bytes_max: u32,
     pub(super) key_update_records: u64,
+    realm: u64,
+}
+
+impl ServerInner {
+    pub(super) fn config(&self, chacha_first: bool, returning: bool) -> Arc<ServerConfig> {
+        let configs = if chacha_first { &self.chacha_first } else { &self.aes_first };
+        Arc::clone(&configs[usize::from(returning)])
+    }
 }
 
 impl fmt::Debug for ServerSettings {
@@ -245,25 +275,46 @@ impl fmt::Debug for ServerSettings {
 }
 
 impl ServerSettings {
-    /// Builds settings. Draws ticket keys from the system's random source.
+    /// Builds settings.
     ///
     /// # Errors
     /// When the TLS library refuses the combination.
     pub fn new(options: &ServerOptions) -> Result<ServerSettings, SettingsError> {
-        let aes_first = server_config(options, &AES_FIRST)?;
-        let mut chacha_first = server_config(options, &CHACHA_FIRST)?;
-        // One resumption state for both: a ticket does not say which of the two made it.
-        chacha_first.ticketer = aes_first.ticketer.clone();
-        chacha_first.session_storage = aes_first.session_storage.clone();
+        let both = |suites: &[SupportedCipherSuite]| -> Result<_, SettingsError> {
+            let full = server_config(options, suites)?;
+            let mut returning = full.clone();
+            returning.send_tls13_tickets = options.tickets.min(TICKETS_RETURNING);
+            Ok([Arc::new(full), Arc::new(returning)])
+        };
         Ok(ServerSettings {
             inner: Arc::new(ServerInner {
-                aes_first: Arc::new(aes_first),
-                chacha_first: Arc::new(chacha_first),
+                aes_first: both(&AES_FIRST)?,
+                chacha_first: both(&CHACHA_FIRST)?,
                 tunnels: options.tunnels,
+                tickets: options.tickets,
+                early_bytes_max: options.early_bytes_max,
                 key_update_records: options.key_update_records,
+                realm: realm(options),
             }),
         })
     }
+
+    /// A digest of what a ticket must never cross: who may be a client, and what is spoken. Equal on all nodes with the
+    /// same options.
+    #[must_use]
+    pub fn realm(&self) -> u64 {
+        self.inner.realm
+    }
+}
+
+fn realm(options: &ServerOptions) -> u64 {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    context.update(&[u8::from(options.tunnels), u8::from(options.client_roots.is_some())]);
+    if let Some(roots) = &options.client_roots {
+        context.update(&roots.digest);
+    }
+    let digest = context.finish();
+    u64::from_be_bytes(*digest.as_ref().first_chunk().expect("SHA-256 gives 32 bytes"))
 }
 
 /// Settings of a dialer. Cheap to clone; clones share everything.
@@ -362,13 +413,12 @@ fn server_config(options: &ServerOptions, suites: &[SupportedCipherSuite]) -> Re
     config.ignore_client_order = true;
     config.enable_secret_extraction = true;
     config.send_tls13_tickets = options.tickets;
-    // Stateless tickets without early data. A single-use store takes this place when early data comes: rustls accepts
-    // early data only from a store.
-    if options.tickets > 0 {
-        config.ticketer = provider::Ticketer::new().map_err(refused)?;
-    } else {
-        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    }
+    config.max_tls13_tickets = if options.tickets > 0 { TICKETS_REQUESTED_MAX } else { 0 };
+    config.max_early_data_size = options.early_bytes_max;
+    config.send_half_rtt_data = true; // the answer to early data
+    config.session_storage = Arc::new(Desk);
+    config.key_log = Arc::new(Desk);
+    config.time_provider = Arc::new(Desk);
     Ok(config)
 }
 

@@ -3,11 +3,11 @@
 //! Owns both directions' protection and what is left of rustls to derive further keys. Never buffers application data.
 //! Invariant: what it answers (KeyUpdate, alerts) is whole records, appended only between records of its caller.
 
-use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
+use rustls::ConnectionTrafficSecrets;
 
 use super::Received;
 use super::error::{Alert, TlsError};
-use super::handshake::Kernel;
+use super::handshake::{Complete, Kernel};
 use super::record::{ContentType, Protection, RECORD_HEADER_BYTES};
 
 /// Records in a row that carry no application data, before the peer is taken for one that only wants to keep us busy.
@@ -40,18 +40,23 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    pub(super) fn new(secrets: ExtractedSecrets, kernel: Kernel, key_update_records: u64) -> Result<Traffic, TlsError> {
+    pub(super) fn new(complete: Complete) -> Result<Traffic, TlsError> {
         Ok(Traffic {
-            receiving: Protection::new(secrets.rx)?,
-            sending: Protection::new(secrets.tx)?,
-            kernel,
+            receiving: Protection::new(complete.secrets.rx)?,
+            sending: Protection::new(complete.secrets.tx)?,
+            kernel: complete.kernel,
             partial: Vec::new(),
-            key_update_records,
+            key_update_records: complete.key_update_records,
             idle_records: 0,
             update_requested: false,
-            sending_closed: false,
+            sending_closed: complete.sending_closed,
             receiving_closed: false,
         })
+    }
+
+    /// Lets go of memory that only a busy connection needs.
+    pub(super) fn rest(&mut self) {
+        self.partial.shrink_to_fit();
     }
 
     /// Opens one whole record. On an error the caller puts the alert.

@@ -58,16 +58,7 @@ impl<L: Role<Links>> Engine<L> {
 
     /// A link for a connection that was accepted; `None` when its session cannot be made.
     pub(super) fn start_accepted(&mut self, fd: Fd, listener: usize, peer: SocketAddr) -> Option<LinkId> {
-        let session = match Session::server(&self.settings.tls.listeners[listener]) {
-            Ok(session) => session,
-            Err(error) => {
-                self.links.counters.handshakes_failed += 1;
-                self.shared.drop_load(self.settings.index);
-                let detail = error.detail();
-                self.links.log(LogLine { what: "no TLS session", link: None, peer: Some(peer), code: 0, detail });
-                return None;
-            }
-        };
+        let session = Session::server(&self.settings.tls.listeners[listener]);
         let preamble = self.settings.listeners[listener].proxy_protocol;
         let phase = if preamble { Phase::Preamble } else { Phase::Handshaking };
         let mut link = Link::new(phase, Origin::Accepted { listener }, Security::Plain, peer);
@@ -216,7 +207,11 @@ impl<L: Role<Links>> Engine<L> {
         let link = self.links.slab.get_mut(key).expect("the caller found it");
         let session = link.lane.session.as_mut().expect("records are cut for links with a session only");
         let mut replies = std::mem::take(&mut self.replies);
-        let received = session.receive(record, &mut replies);
+        let received = match session.receive(record, &mut replies) {
+            Ok(Received::Hello) => session.proceed(None, false, &mut replies),
+            other => other,
+        };
+        drop(session.issued()); // no store to put them in
         if !replies.is_empty() {
             link.lane.put_ahead(&replies);
             self.links.touch(key);
@@ -224,7 +219,7 @@ impl<L: Role<Links>> Engine<L> {
         }
         self.replies = replies;
         match received {
-            Ok(Received::Nothing) => {}
+            Ok(Received::Nothing | Received::Hello | Received::Early(_)) => {}
             Ok(Received::Data(plain)) => {
                 if !plain.is_empty() {
                     self.role.bytes(self.now, &mut self.links, key, plain);

@@ -176,6 +176,7 @@ impl Secure {
             }
             match self.session.receive(&mut self.carry[at..at + length], &mut self.sealed) {
                 Ok(Received::Data(bytes)) => take(bytes),
+                Ok(Received::Hello | Received::Early(_)) => unreachable!("the far end is a client"),
                 Ok(Received::Nothing | Received::Established(_)) => {}
                 Ok(Received::CloseNotify) => self.far = Far::Ended,
                 Err(error) => {

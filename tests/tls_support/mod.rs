@@ -1,13 +1,14 @@
 //! What the tests of TLS share: certificates made in memory, and a pump between two sessions.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use trunkline::tls::{
-    ClientOptions, Established, Identity, RECORD_HEADER_BYTES, Received, Roots, ServerOptions, Session, TlsError,
-    record_bytes,
+    ClientOptions, Established, Identity, IssuedTicket, RECORD_HEADER_BYTES, Received, Roots, ServerOptions, Session,
+    TlsError, record_bytes,
 };
 
 /// The name every server certificate of the tests stands for.
@@ -76,6 +77,8 @@ impl Signed {
 /// What a session said about a stretch of records.
 #[derive(Debug, Default)]
 pub struct Said {
+    /// What a link with early data opened as.
+    pub early: Option<Established>,
     pub established: Option<Established>,
     pub data: Vec<u8>,
     pub closed: bool,
@@ -84,11 +87,27 @@ pub struct Said {
 
 impl Said {
     pub fn merge(&mut self, later: Said) {
+        self.early = later.early.or(self.early.take());
         self.established = later.established.or(self.established.take());
         self.data.extend_from_slice(&later.data);
         self.closed |= later.closed;
         self.error = self.error.or(later.error);
     }
+}
+
+thread_local! {
+    /// Every ticket that servers of a test issued: each test has a thread of its own.
+    static STORE: RefCell<Vec<IssuedTicket>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Goes on with the ticket that the client shows, which is taken from the store; early data is welcome.
+fn proceed(session: &mut Session, out: &mut Vec<u8>) -> Result<Received<'static>, TlsError> {
+    let shown = session.hello().expect("it waits").ticket;
+    let taken = STORE.with_borrow_mut(|store| {
+        let found = store.iter().position(|ticket| Some(ticket.id) == shown)?;
+        Some(store.swap_remove(found))
+    });
+    session.proceed(taken.as_ref().map(|ticket| &ticket.value[..]), true, out)
 }
 
 /// Hands the whole records at the front of `input` to `session`, until an error.
@@ -105,9 +124,17 @@ pub fn feed(session: &mut Session, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Sa
                 break;
             }
         };
-        match session.receive(&mut input[at..at + length], out) {
-            Ok(Received::Nothing) => {}
-            Ok(Received::Established(established)) => said.established = Some(*established),
+        let mut received = session.receive(&mut input[at..at + length], out);
+        if let Ok(Received::Hello) = received {
+            received = proceed(session, out);
+        }
+        match received {
+            Ok(Received::Nothing | Received::Hello) => {}
+            Ok(Received::Early(opened)) => said.early = Some(*opened),
+            Ok(Received::Established(established)) => {
+                said.established = Some(*established);
+                STORE.with_borrow_mut(|store| store.extend(session.issued()));
+            }
             Ok(Received::Data(bytes)) => said.data.extend_from_slice(bytes),
             Ok(Received::CloseNotify) => said.closed = true,
             Err(error) => {

@@ -92,7 +92,9 @@ fn feed(session: &mut Session, input: &mut Vec<u8>, out: &mut Vec<u8>) {
     while let Some(length) = record_bytes(input).expect("rustls sends records") {
         let mut rest = input.split_off(length);
         core::mem::swap(&mut rest, input);
-        session.receive(&mut rest, out).expect("the handshake is in order");
+        if let Received::Hello = session.receive(&mut rest, out).expect("the handshake is in order") {
+            session.proceed(None, false, out).expect("the ClientHello is in order");
+        }
     }
 }
 
@@ -103,7 +105,7 @@ fn established(is_server: bool) -> (Session, Sender) {
     let (mut ours, mut theirs): (Session, Connection) = if is_server {
         let name = ServerName::try_from("localhost").expect("it is a name");
         let client = rustls::ClientConnection::new(settings.their_client.clone(), name).expect("the config is good");
-        (Session::server(&settings.our_server).expect("the settings are good"), client.into())
+        (Session::server(&settings.our_server), client.into())
     } else {
         let server = rustls::ServerConnection::new(settings.their_server.clone()).expect("the config is good");
         let session = Session::client(&settings.our_client, "localhost", &mut to_theirs);
@@ -149,7 +151,7 @@ fuzz_target!(|input: &[u8]| {
         match received {
             Ok(Received::Data(data)) => assert!(!data.is_empty() && data.len() <= PLAINTEXT_BYTES_MAX),
             Ok(Received::Nothing | Received::CloseNotify) => {}
-            Ok(Received::Established(_)) => panic!("it was established before"),
+            Ok(Received::Hello | Received::Early(_) | Received::Established(_)) => panic!("it was established before"),
             Err(error) => {
                 assert_eq!(error.alert().is_some(), !out.is_empty(), "{error:?}");
                 assert!(!session.is_established());

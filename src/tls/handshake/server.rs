@@ -1,0 +1,399 @@
+//! The server's half of a handshake: it waits when the ClientHello is whole, for somebody to look the ticket up, and may
+//! carry early data before it is over.
+//!
+//! Owns rustls's server and the papers that lie on its desk. Invariant: rustls never sees more early data, accepted or
+//! skipped, than the settings allow, and never sees what is skipped at all.
+
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
+use rustls::{CommonState, HandshakeKind};
+
+use super::super::desk::{self, IssuedTicket, Papers};
+use super::super::error::{TlsError, from_rustls};
+use super::super::hello::{self, Gathered, Hello};
+use super::super::record::{ContentType, PLAINTEXT_BYTES_MAX, Protection, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES};
+use super::super::settings::ServerSettings;
+use super::super::ticket::{self, TicketFacts};
+use super::super::{Early, Established, handshake};
+use super::{Complete, Intake, Kernel, Progress, Step, has_keys, leftover, outline, step};
+
+/// Records of early data that one handshake may bring, taken or skipped. Each costs a pass of the cipher at least.
+const EARLY_RECORDS_MAX: u32 = 512;
+/// Early data that is skipped where none is allowed: a client may hold a ticket from when it was (RFC 8446 4.2.10).
+const SKIPPED_BYTES_MIN: usize = 1 << 14;
+
+pub(in crate::tls) struct ServerHandshake {
+    settings: ServerSettings,
+    pub(super) intake: Intake,
+    stage: Stage,
+    papers: Box<Papers>,
+    hello: Hello,
+    early: Early,
+    skip: Skip,
+    early_records: u32,
+    skipped_bytes_left: usize,
+    retried: bool,
+    sending_closed: bool,
+}
+
+enum Stage {
+    /// The ClientHello is not whole yet.
+    Gathering(hello::Gatherer),
+    /// It is, and [`ServerHandshake::proceed`] is waited for.
+    Held,
+    /// rustls has it.
+    Driven(UnbufferedServerConnection),
+}
+
+/// Early data that was refused is thrown away (RFC 8446 4.2.10).
+enum Skip {
+    Nothing,
+    /// After a HelloRetryRequest: until the next ClientHello.
+    UntilHello,
+    /// Until a record opens with the client's handshake key.
+    UntilOpened(Box<Protection>),
+}
+
+enum Driven {
+    Blocked,
+    Data(usize),
+    Complete,
+}
+
+impl ServerHandshake {
+    pub(in crate::tls) fn new(settings: &ServerSettings) -> ServerHandshake {
+        let skipped_bytes_left = SKIPPED_BYTES_MIN.max(settings.inner.early_bytes_max as usize);
+        ServerHandshake {
+            settings: settings.clone(),
+            intake: Intake::default(),
+            stage: Stage::Gathering(hello::Gatherer::default()),
+            papers: Box::default(),
+            hello: Hello::default(),
+            early: Early::NotOffered,
+            skip: Skip::Nothing,
+            early_records: 0,
+            skipped_bytes_left,
+            retried: false,
+            sending_closed: false,
+        }
+    }
+
+    fn common(&self) -> Option<&CommonState> {
+        match &self.stage {
+            Stage::Gathering(_) | Stage::Held => None,
+            Stage::Driven(connection) => Some(connection),
+        }
+    }
+
+    fn has_keys(&self) -> bool {
+        self.common().is_some_and(has_keys)
+    }
+
+    /// What the client said, while [`ServerHandshake::proceed`] is waited for.
+    pub(in crate::tls) fn hello(&self) -> Option<&Hello> {
+        matches!(self.stage, Stage::Held).then_some(&self.hello)
+    }
+
+    pub(super) fn receive(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Result<Progress, TlsError> {
+        match self.take(record) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Progress::Nothing),
+            Err(error) => {
+                self.put_alert(error, out);
+                return Err(error);
+            }
+        }
+        if let Stage::Gathering(gatherer) = &mut self.stage {
+            return match gatherer.add(record) {
+                Gathered::Incomplete => Ok(Progress::Nothing),
+                Gathered::Whole => self.look(out),
+                Gathered::Unreadable => self.begin(out).map(|_| Progress::Nothing), // rustls finds what is wrong
+            };
+        }
+        match self.drive_checked(record, out)? {
+            Driven::Blocked => Ok(Progress::Nothing),
+            Driven::Data(bytes) => Ok(Progress::Data(bytes)),
+            Driven::Complete => Ok(Progress::Complete),
+        }
+    }
+
+    /// Takes a record in; false when it is early data to be skipped.
+    fn take(&mut self, record: &[u8]) -> Result<bool, TlsError> {
+        if matches!(self.stage, Stage::Held) {
+            return Err(TlsError::Misuse("record before Session::proceed"));
+        }
+        let (content, length) = outline(record)?;
+        let is_data = content == ContentType::ApplicationData.code();
+        if matches!(self.stage, Stage::Gathering(_)) && content == ContentType::ChangeCipherSpec.code() {
+            return Err(TlsError::Unexpected("change_cipher_spec before ClientHello")); // RFC 8446 5
+        }
+        if is_data && self.is_skipped(record) {
+            let trailer_bytes = RECORD_TRAILER_BYTES.min(length);
+            let left = self.skipped_bytes_left.checked_sub(length - trailer_bytes);
+            self.skipped_bytes_left = left.ok_or(TlsError::Flood("too much early data"))?;
+            self.count_early()?;
+            return Ok(false);
+        }
+        if is_data && self.early == Early::Accepted {
+            self.count_early()?;
+            self.intake.input.extend_from_slice(record); // rustls counts the bytes
+            return Ok(true);
+        }
+        self.intake.take(record, self.has_keys())?;
+        Ok(true)
+    }
+
+    fn count_early(&mut self) -> Result<(), TlsError> {
+        self.early_records += 1;
+        if self.early_records > EARLY_RECORDS_MAX {
+            return Err(TlsError::Flood("too many records of early data"));
+        }
+        Ok(())
+    }
+
+    /// Whether a record of application data is early data that was refused.
+    fn is_skipped(&mut self, record: &[u8]) -> bool {
+        match &mut self.skip {
+            Skip::Nothing => false,
+            Skip::UntilHello => true,
+            Skip::UntilOpened(protection) => {
+                let opens = protection.open(&mut record.to_vec()).is_ok();
+                if opens {
+                    self.skip = Skip::Nothing;
+                }
+                !opens
+            }
+        }
+    }
+
+    /// Reads the whole ClientHello and refuses what cannot be served.
+    fn look(&mut self, out: &mut Vec<u8>) -> Result<Progress, TlsError> {
+        let Some(hello) = hello::read(&self.intake.input) else {
+            return self.begin(out).map(|_| Progress::Nothing); // rustls finds what is wrong
+        };
+        if let Some(refusal) = hello.refusal(!self.settings.inner.tunnels) {
+            self.put_alert(refusal, out);
+            return Err(refusal);
+        }
+        self.early = if hello.offers_early_data { Early::Refused } else { Early::NotOffered };
+        self.hello = hello;
+        self.stage = Stage::Held;
+        Ok(Progress::Hello)
+    }
+
+    /// Hands the ClientHello to rustls, with the ticket's value if there is one. What early data led to is for
+    /// [`ServerHandshake::early`] to say.
+    pub(in crate::tls) fn proceed(
+        &mut self,
+        value: Option<&[u8]>,
+        early: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), TlsError> {
+        if !matches!(self.stage, Stage::Held) {
+            return Err(TlsError::Misuse("nothing waits for Session::proceed"));
+        }
+        let may_take_early = early && self.hello.offers_early_data && self.settings.inner.early_bytes_max > 0;
+        let mut facts = None;
+        if let (Some(id), Some(value)) = (self.hello.ticket, value) {
+            let mut ticket = IssuedTicket { id, value: value.to_vec() };
+            if may_take_early {
+                facts = TicketFacts::read(value);
+            }
+            if facts.is_none() {
+                // rustls would take early data by itself where its settings allow it, and its settings cannot change
+                // here: tickets that it issues now must go on saying how much early data is allowed.
+                ticket::spoil_age(&mut ticket.value);
+            }
+            self.papers.approved = Some(ticket);
+        }
+        self.papers.wants_tickets = self.settings.inner.tickets > 0;
+        self.papers.wants_handshake_secret = self.hello.offers_early_data;
+        self.begin(out)?;
+        self.settle_early(facts.as_ref())
+    }
+
+    /// Finds out what rustls made of the early data that was offered.
+    fn settle_early(&mut self, facts: Option<&TicketFacts>) -> Result<(), TlsError> {
+        let Some(common) = self.common() else { return Err(TlsError::Internal("handshake not begun")) };
+        let (kind, alpn) = (common.handshake_kind(), common.alpn_protocol());
+        let suite = common.negotiated_cipher_suite().map(|suite| u16::from(suite.suite()));
+        let (now, age) = (self.papers.now, self.hello.ticket_age);
+        let takes = |facts: &TicketFacts| now.is_some_and(|now| facts.allows_early_data(now, age, alpn));
+        let is_taken = kind == Some(HandshakeKind::Resumed) && facts.is_some_and(takes);
+        self.retried = kind == Some(HandshakeKind::FullWithHelloRetryRequest);
+        if self.early == Early::NotOffered {
+            return Ok(());
+        }
+        if is_taken {
+            self.early = Early::Accepted;
+        } else if self.retried {
+            self.skip = Skip::UntilHello;
+        } else {
+            let secret = self.papers.client_handshake.take().ok_or(TlsError::Internal("no handshake secret"))?;
+            let suite = suite.and_then(handshake::Suite::from_code).ok_or(TlsError::Internal("no suite"))?;
+            self.skip = Skip::UntilOpened(Box::new(Protection::from_secret(suite, &secret)?));
+        }
+        self.papers.client_handshake = None;
+        Ok(())
+    }
+
+    /// What became of early data, so far.
+    pub(in crate::tls) fn early(&self) -> Early {
+        self.early
+    }
+
+    /// What the handshake has led to so far: for a link that opens with early data.
+    pub(in crate::tls) fn established(&self) -> Result<Established, TlsError> {
+        let Some(common) = self.common() else { return Err(TlsError::Misuse("handshake not begun")) };
+        handshake::established(common, self.hello.server_name.clone(), self.early, self.retried)
+    }
+
+    /// Makes rustls's connection and lets it have the ClientHello.
+    fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        let config = self.settings.inner.config(self.hello.chacha_first, self.papers.approved.is_some());
+        let connection = UnbufferedServerConnection::new(config).map_err(|error| from_rustls(&error))?;
+        self.stage = Stage::Driven(connection);
+        match self.drive_checked(&mut [], out)? {
+            Driven::Blocked => Ok(()),
+            Driven::Data(_) | Driven::Complete => Err(TlsError::Internal("handshake over at the ClientHello")),
+        }
+    }
+
+    fn drive_checked(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Result<Driven, TlsError> {
+        if matches!(self.skip, Skip::UntilHello) {
+            self.skip = Skip::Nothing; // rustls has seen to it that nothing but a ClientHello comes here
+        }
+        let before = out.len();
+        self.drive(record, out).inspect_err(|&error| {
+            // rustls writes the alert of what it finds itself, except for a few faults.
+            if out.len() == before {
+                self.put_alert(error, out);
+            }
+        })
+    }
+
+    /// Lets rustls work until it waits for the client. Early data is copied to the front of `record`.
+    fn drive(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Result<Driven, TlsError> {
+        let ServerHandshake { papers, stage, intake, .. } = self;
+        let Stage::Driven(connection) = stage else { return Err(TlsError::Misuse("handshake not begun")) };
+        let driven = desk::with(papers, || drive(connection, &mut intake.input, record, out));
+        driven.inspect_err(|_| self.flush_alert(out))
+    }
+
+    /// After a failure, the alert that rustls has queued. It is asked only while it has something to send: given the
+    /// same input again it would find the same fault again.
+    fn flush_alert(&mut self, out: &mut Vec<u8>) {
+        let Stage::Driven(connection) = &mut self.stage else { return };
+        while connection.wants_write() {
+            if step(connection.process_tls_records(&mut []).state, out).is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn put_alert(&mut self, error: TlsError, out: &mut Vec<u8>) {
+        if let Some(faulty) = Intake::fault_for(error, self.has_keys(), out) {
+            self.intake.input.extend_from_slice(faulty);
+            let _ = self.drive(&mut [], out);
+        }
+    }
+
+    /// Seals what stands behind a header's place at `out[start..]` as half-RTT data (RFC 8446 2.3), through rustls,
+    /// which numbers the records until the handshake is over.
+    pub(in crate::tls) fn seal(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {
+        let plaintext_at = start.saturating_add(RECORD_HEADER_BYTES);
+        let Some(plaintext) = out.get(plaintext_at..) else {
+            return Err(TlsError::Misuse("no place for a record header"));
+        };
+        if plaintext.len() > PLAINTEXT_BYTES_MAX {
+            return Err(TlsError::Misuse("more plaintext than a record may hold"));
+        }
+        if self.early != Early::Accepted {
+            return Err(TlsError::Misuse("sealed before the handshake is complete"));
+        }
+        if self.sending_closed {
+            return Err(TlsError::Misuse("sealed after the end"));
+        }
+        let plaintext = plaintext.to_vec();
+        out.resize(out.len() + RECORD_TRAILER_BYTES, 0);
+        let written = self.write(|traffic| traffic.encrypt(&plaintext, &mut out[start..]).ok());
+        match written {
+            Some(written) => out.truncate(start + written),
+            None => out.truncate(plaintext_at + plaintext.len()),
+        }
+        written.map(|_| ()).ok_or(TlsError::Internal("TLS library sealed no half-RTT data"))
+    }
+
+    /// Says close_notify in half-RTT data. No tickets follow it.
+    pub(in crate::tls) fn put_close_notify(&mut self, out: &mut Vec<u8>) {
+        const ALERT_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 2 + RECORD_TRAILER_BYTES;
+        if self.early != Early::Accepted || core::mem::replace(&mut self.sending_closed, true) {
+            return;
+        }
+        self.papers.wants_tickets = false;
+        let mut sealed = [0; ALERT_RECORD_BYTES];
+        if let Some(written) = self.write(|traffic| traffic.queue_close_notify(&mut sealed).ok()) {
+            out.extend_from_slice(&sealed[..written]);
+        }
+    }
+
+    /// Does something with rustls's writing side.
+    fn write<T>(&mut self, work: impl FnOnce(&mut WriteTraffic<'_>) -> Option<T>) -> Option<T> {
+        let Stage::Driven(connection) = &mut self.stage else { return None };
+        match connection.process_tls_records(&mut []).state {
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => work(&mut traffic),
+            _ => None,
+        }
+    }
+
+    pub(super) fn complete(self) -> Result<Complete, TlsError> {
+        let established = self.established()?;
+        let refusal = leftover(&self.intake);
+        let Stage::Driven(connection) = self.stage else { return Err(TlsError::Misuse("handshake not begun")) };
+        let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(|error| from_rustls(&error))?;
+        Ok(Complete {
+            secrets,
+            kernel: Kernel::Server(Box::new(kernel)),
+            established,
+            issued: self.papers.issued,
+            sending_closed: self.sending_closed,
+            refusal,
+            key_update_records: self.settings.inner.key_update_records,
+        })
+    }
+}
+
+type WriteTraffic<'c> = rustls::unbuffered::WriteTraffic<'c, rustls::server::ServerConnectionData>;
+
+/// Asks rustls until it waits for the client.
+fn drive(
+    connection: &mut UnbufferedServerConnection,
+    input: &mut Vec<u8>,
+    record: &mut [u8],
+    out: &mut Vec<u8>,
+) -> Result<Driven, TlsError> {
+    let mut early_bytes = 0;
+    loop {
+        let UnbufferedStatus { discard, state } = connection.process_tls_records(input);
+        let step = match state {
+            Ok(ConnectionState::ReadEarlyData(mut data)) => {
+                while let Some(Ok(chunk)) = data.next_record() {
+                    let end = early_bytes + chunk.payload.len();
+                    let place = record.get_mut(early_bytes..end);
+                    place.ok_or(TlsError::Internal("early data out of nothing"))?.copy_from_slice(chunk.payload);
+                    early_bytes = end;
+                }
+                Ok(Step::Again)
+            }
+            other => step(other, out),
+        };
+        input.drain(..discard);
+        match step? {
+            Step::Again => {}
+            Step::Blocked | Step::Ready if early_bytes > 0 => return Ok(Driven::Data(early_bytes)),
+            Step::Blocked => return Ok(Driven::Blocked),
+            Step::Ready if connection.is_handshaking() => return Ok(Driven::Blocked),
+            Step::Ready => return Ok(Driven::Complete),
+        }
+    }
+}
