@@ -66,7 +66,7 @@ fn exchange(pair: &mut Pair, plaintext_bytes: usize, count: usize) {
 fn idle_server_bytes(client: &ClientSettings, server: &ServerSettings) -> usize {
     let mut to_client = Vec::with_capacity(1 << 16);
     let mut to_server = Vec::with_capacity(1 << 16);
-    let mut client = Session::client(client, NAME, &mut to_server).unwrap();
+    let mut client = Session::client(client, NAME, None, &mut to_server).unwrap();
     let live = || LIVE_BYTES.load(Ordering::Relaxed);
     let before = live();
     let mut session = Session::server(server);

@@ -74,6 +74,11 @@ impl Tickets {
         Ok(tickets)
     }
 
+    /// Whether tickets outlive the process.
+    pub(super) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// The newest ticket for a server that can still be used. It is not given out again.
     pub(super) fn take(&mut self, endpoint: &Endpoint) -> Option<ClientTicket> {
         let locked = self.refresh();

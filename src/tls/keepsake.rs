@@ -3,7 +3,7 @@
 //! rustls gives a client its tickets as values that cannot be written down, so an app that starts again would have to
 //! shake hands in full. What a ticket consists of is known, however: the NewSessionTicket message, which passes through
 //! the record layer of this module, and a pre-shared key, which rustls derives from the session's resumption secret
-//! (RFC 8446 4.6.1). The crates's public points of extension are enough to carry both:
+//! (RFC 8446 4.6.1). rustls's public points of extension are enough to carry both:
 //!
 //! - **Out.** The suites used here derive keys with [`Noting`], which is aws-lc-rs's HKDF and, while a ticket is being
 //!   taken in, notes what it derives for the label `resumption`: the key.
@@ -36,17 +36,21 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerConnection};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use rustls::unbuffered::UnbufferedStatus;
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, NamedGroup, ServerConfig, SignatureAlgorithm, SignatureScheme,
     SupportedCipherSuite, Tls13CipherSuite,
 };
 
 use super::Suite;
+use super::desk::clear;
 use super::error::{TlsError, from_rustls};
 use super::handshake::{Step, step};
 
 /// First byte of a ticket written down.
 const FORMAT: u8 = 1;
+/// A digest ends a ticket written down: a damaged one would cost a handshake that fails.
+const DIGEST_BYTES: usize = 32;
 /// Extension of a NewSessionTicket that allows early data (RFC 8446 4.2.10).
 const EXTENSION_EARLY_DATA: u16 = 42;
 /// Longest time a ticket may be used, whatever its server says (RFC 8446 4.6.1), in seconds.
@@ -311,14 +315,17 @@ pub(super) fn suites(usual: &[SupportedCipherSuite]) -> Vec<SupportedCipherSuite
 
 // ---- tickets ----
 
+fn sha256(bytes: &[u8]) -> aws_lc_rs::digest::Digest {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes)
+}
+
 /// Bytes that are wiped when they are let go.
 #[derive(Clone, Default)]
 struct Secret(Vec<u8>);
 
 impl Drop for Secret {
     fn drop(&mut self) {
-        self.0.fill(0);
-        core::hint::black_box(&self.0);
+        clear(&mut self.0);
     }
 }
 
@@ -404,12 +411,17 @@ impl ClientTicket {
             bytes.extend_from_slice(short);
         }
         bytes.extend_from_slice(body);
+        bytes.extend_from_slice(sha256(&bytes).as_ref());
         bytes
     }
 
     /// From [`ClientTicket::to_bytes`]; `None` when it is nothing of the kind.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<ClientTicket> {
+        let (bytes, digest) = bytes.split_at_checked(bytes.len().checked_sub(DIGEST_BYTES)?)?;
+        if sha256(bytes).as_ref() != digest {
+            return None;
+        }
         let mut reader = Reader(bytes);
         let [FORMAT, suite] = *reader.array::<2>()? else { return None };
         let suite = Suite::ALL.into_iter().find(|known| *known as u8 == suite)?;
@@ -568,7 +580,8 @@ fn mint(config: &Arc<ClientConfig>, suite: Suite) -> Result<KernelConnection<Cli
     let (mut to_client, mut to_server) = (Vec::new(), Vec::new());
     for _ in 0..TURNS_MAX {
         loop {
-            let (discard, step) = step(client.process_tls_records(&mut to_client), &mut to_server);
+            let UnbufferedStatus { discard, state } = client.process_tls_records(&mut to_client);
+            let step = step(state, &mut to_server);
             to_client.drain(..discard);
             match step? {
                 Step::Again => {}

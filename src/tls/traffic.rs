@@ -8,12 +8,15 @@ use rustls::ConnectionTrafficSecrets;
 use super::Received;
 use super::error::{Alert, TlsError};
 use super::handshake::{Complete, Kernel};
+use super::keepsake::{self, ClientTicket};
 use super::record::{ContentType, Protection, RECORD_HEADER_BYTES};
 
 /// Records in a row that carry no application data, before the peer is taken for one that only wants to keep us busy.
 const IDLE_RECORDS_MAX: u16 = 32;
 /// Longest handshake message taken after the handshake: a ticket with a client certificate chain in it fits.
 const MESSAGE_BYTES_MAX: usize = 1 << 14;
+/// Tickets kept until they are asked for: the newest.
+const TICKETS_WAITING_MAX: usize = 8;
 const MESSAGE_HEADER_BYTES: usize = 4;
 const MESSAGE_NEW_SESSION_TICKET: u8 = 4;
 const MESSAGE_KEY_UPDATE: u8 = 24;
@@ -153,7 +156,11 @@ impl Traffic {
     fn message(&mut self, kind: u8, body: &[u8], is_last: bool, out: &mut Vec<u8>) -> Result<(), TlsError> {
         match (kind, &mut self.kernel) {
             (MESSAGE_NEW_SESSION_TICKET, Kernel::Client(kernel)) => {
-                kernel.handle_new_session_ticket(body).map_err(|error| super::error::from_rustls(&error))
+                let ticket = keepsake::receive(&mut kernel.connection, kernel.issue.as_ref(), body)?;
+                kernel.tickets.extend(ticket);
+                let excess = kernel.tickets.len().saturating_sub(TICKETS_WAITING_MAX);
+                kernel.tickets.drain(..excess);
+                Ok(())
             }
             (MESSAGE_KEY_UPDATE, _) if !is_last => {
                 // RFC 8446 5.1: a message must not span a change of keys.
@@ -178,6 +185,14 @@ impl Traffic {
             self.put_update(false, out)?;
         }
         Ok(())
+    }
+
+    /// On a client that keeps tickets: those that came since the last call.
+    pub(super) fn tickets(&mut self) -> Vec<ClientTicket> {
+        match &mut self.kernel {
+            Kernel::Client(kernel) => core::mem::take(&mut kernel.tickets),
+            Kernel::Server(_) => Vec::new(),
+        }
     }
 
     pub(super) fn seal(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {
@@ -238,7 +253,7 @@ impl Kernel {
     fn next_sending(&mut self) -> Result<(u64, ConnectionTrafficSecrets), TlsError> {
         let next = match self {
             Kernel::Server(kernel) => kernel.update_tx_secret(),
-            Kernel::Client(kernel) => kernel.update_tx_secret(),
+            Kernel::Client(kernel) => kernel.connection.update_tx_secret(),
         };
         next.map_err(|_| TlsError::Internal("no next traffic secret"))
     }
@@ -246,7 +261,7 @@ impl Kernel {
     fn next_receiving(&mut self) -> Result<(u64, ConnectionTrafficSecrets), TlsError> {
         let next = match self {
             Kernel::Server(kernel) => kernel.update_rx_secret(),
-            Kernel::Client(kernel) => kernel.update_rx_secret(),
+            Kernel::Client(kernel) => kernel.connection.update_rx_secret(),
         };
         next.map_err(|_| TlsError::Internal("no next traffic secret"))
     }

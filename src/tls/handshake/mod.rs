@@ -19,6 +19,7 @@ pub(super) use server::ServerHandshake;
 
 use super::desk::IssuedTicket;
 use super::error::{Alert, TlsError, from_rustls};
+use super::keepsake::{ClientTicket, Issue};
 use super::record::{ContentType, PLAINTEXT_BYTES_MAX, RECORD_HEADER_BYTES, put_plain};
 use super::settings::ALPN_MMTP;
 use super::{Early, Established, Suite};
@@ -55,7 +56,16 @@ pub(super) enum Progress {
 /// What is left of rustls after the handshake: it derives the next traffic secrets, and a client's takes tickets.
 pub(super) enum Kernel {
     Server(Box<KernelConnection<ServerConnectionData>>),
-    Client(Box<KernelConnection<ClientConnectionData>>),
+    Client(Box<ClientKernel>),
+}
+
+/// What is left of a client's handshake.
+pub(super) struct ClientKernel {
+    pub(super) connection: KernelConnection<ClientConnectionData>,
+    /// Some when tickets are kept for the caller; otherwise rustls keeps them.
+    pub(super) issue: Option<Issue>,
+    /// Tickets that came and were not asked for yet.
+    pub(super) tickets: Vec<ClientTicket>,
 }
 
 pub(super) struct Complete {
@@ -205,7 +215,7 @@ fn established(
     })
 }
 
-enum Step {
+pub(super) enum Step {
     /// Ask again.
     Again,
     /// It waits for the peer.
@@ -215,7 +225,7 @@ enum Step {
 }
 
 /// Carries out one step of rustls.
-fn step<Data>(
+pub(super) fn step<Data>(
     state: Result<ConnectionState<'_, '_, Data>, rustls::Error>,
     out: &mut Vec<u8>,
 ) -> Result<Step, TlsError> {
