@@ -78,6 +78,11 @@ counters! {
     streams_refused: Counter, "streams_failed", "receipt=\"refused\"", "Streams that failed, by receipt.";
     streams_cancelled: Counter, "streams_cancelled", "", "Streams reset by the client.";
     streams_waiting: Gauge, "streams_waiting", "", "Streams waiting for a trunk.";
+    streams_held: Gauge, "streams_held", "", "Streams of early data waiting for their client's handshake to be complete.";
+    streams_early_forwarded: Counter, "streams_early", "action=\"forwarded\"", "Streams that began in early data, by what was done.";
+    streams_early_held: Counter, "streams_early", "action=\"held\"", "Streams that began in early data, by what was done.";
+    streams_early_refused: Counter, "streams_early", "action=\"refused\"", "Streams that began in early data, by what was done.";
+    streams_early_repeated: Counter, "streams_early", "action=\"repeated\"", "Streams that began in early data, by what was done.";
     tunnels_open: Gauge, "tunnels_open", "", "Connections that travel as an opaque tunnel.";
     mmtp_errors: Counter, "mmtp_errors", "", "Connections closed for a violation of MMTP.";
     fields_dropped: Counter, "fields_dropped", "", "Header fields dropped because only a POP may set them.";

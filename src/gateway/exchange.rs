@@ -32,10 +32,14 @@ pub(super) struct Http {
     pub(super) reused: bool,
     /// Position of the upstream's send buffer before the request.
     pub(super) position: u64,
+    /// The request came in early data: a 425 is for the POP, which can send it again after the handshake.
+    pub(super) early: bool,
+    /// The upstream said that 425.
+    pub(super) too_early: bool,
 }
 
 impl Http {
-    pub(super) fn new(method: &[u8], marked_idempotent: bool, length: BodyLength) -> Http {
+    pub(super) fn new(method: &[u8], marked_idempotent: bool, length: BodyLength, early: bool) -> Http {
         Http {
             method: method.to_vec(),
             marked_idempotent,
@@ -44,6 +48,8 @@ impl Http {
             body: BodyState::Unsent,
             reused: false,
             position: 0,
+            early,
+            too_early: false,
         }
     }
 

@@ -389,7 +389,8 @@ fn start<W: Wire>(
                 .map_err(|_| refused(Code::REQUEST_INVALID))?;
             wire.counters().fields_dropped += dropped;
             let idempotent = flags.contains(HeaderFlags::IDEMPOTENT);
-            let mut http = exchange::Http::new(request.method, idempotent, request.body);
+            let early = block.number(Known::Early) == Some(1);
+            let mut http = exchange::Http::new(request.method, idempotent, request.body, early);
             if flags.end() {
                 http.writer.finish(bytes).map_err(|_| refused(Code::REQUEST_INVALID))?;
             }

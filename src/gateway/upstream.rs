@@ -13,6 +13,9 @@ use super::{
 };
 use crate::base::wire::{CloseReason, Security, Target};
 
+/// The status of an upstream that takes no such request from early data (RFC 8470 5.2).
+const TOO_EARLY: u16 = 425;
+
 /// The upstream connections of all services.
 pub(super) struct Upstreams {
     services: Vec<Pool>,
@@ -181,24 +184,68 @@ impl Gateway {
         let reusable = loop {
             match reader.receive(&mut input) {
                 Ok(None) => break None,
+                Ok(Some(ResponseEvent::Body(_))) if self.is_too_early(key) => {}
                 Ok(Some(ResponseEvent::Body(body))) => self.answer(wire, key, body, false),
                 Ok(Some(ResponseEvent::End { reusable, trailers })) => {
                     wire.counters().trailers_dropped += u64::from(trailers);
                     break Some(reusable);
                 }
+                Ok(Some(ResponseEvent::Head { status: TOO_EARLY, .. })) if self.begins_too_early(key) => {}
                 Ok(Some(head)) => {
                     if !self.response_head(wire, key, &head) {
                         return self.response_invalid(wire, link, key, "response cannot be passed on");
                     }
                 }
+                Err(_) if self.is_too_early(key) => break Some(false),
                 Err(error) => return self.response_invalid(wire, link, key, error.what()),
             }
         };
+        if self.is_too_early(key) {
+            return self.too_early(now, wire, link, key, reusable.unwrap_or(false));
+        }
         if let Some(Exchange { kind: Kind::Http(http), .. }) = self.exchanges.get_mut(key) {
             http.reader = reader;
         }
         if let Some(reusable) = reusable {
             self.response_ended(now, wire, link, key, reusable);
+        }
+    }
+
+    fn is_too_early(&self, key: Key) -> bool {
+        matches!(self.exchanges.get(key), Some(Exchange { kind: Kind::Http(http), .. }) if http.too_early)
+    }
+
+    /// A 425 begins. Notes it, and returns true, when its request came in early data.
+    fn begins_too_early(&mut self, key: Key) -> bool {
+        let Some(Exchange { kind: Kind::Http(http), .. }) = self.exchanges.get_mut(key) else { return false };
+        http.too_early = http.early;
+        http.too_early
+    }
+
+    /// The upstream wants the request after the handshake: the POP is told, which can send it again then (RFC 8470
+    /// 5.2, MMTP 2.5). The connection is kept if its response came whole at once; else it is closed: nobody waits for
+    /// the rest.
+    fn too_early<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, key: Key, reusable: bool) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Kind::Http(http) = &exchange.kind else { return };
+        let (service, complete) = (exchange.service, exchange.to_upstream_ended && http.writer.is_finished());
+        exchange.upstream = None;
+        exchange.connected = false;
+        self.keep_or_close(now, wire, link, service, reusable && complete);
+        self.fail(wire, key, Reset { code: Code::TOO_EARLY, receipt: Receipt::Refused, wait_ms: 0 });
+    }
+
+    /// A connection has served its request: it is kept for another if it can be.
+    fn keep_or_close<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, service: usize, reusable: bool) {
+        let pool = &mut self.upstreams.services[service];
+        if reusable && !self.draining && pool.idle.len() < self.settings.services[service].keepalive_max {
+            pool.idle.push_back((link, now));
+            wire.counters().upstream_idle += 1;
+            self.parties.insert(link, Party::Idle(service));
+        } else {
+            self.upstreams.gone(wire, service);
+            self.parties.remove(link);
+            wire.close(link);
         }
     }
 
@@ -234,16 +281,7 @@ impl Gateway {
             wire.resume(link);
         }
         self.credit_trunk(now, wire, key);
-        let pool = &mut self.upstreams.services[service];
-        if reusable && complete && !self.draining && pool.idle.len() < self.settings.services[service].keepalive_max {
-            pool.idle.push_back((link, now));
-            wire.counters().upstream_idle += 1;
-            self.parties.insert(link, Party::Idle(service));
-        } else {
-            self.upstreams.gone(wire, service);
-            self.parties.remove(link);
-            wire.close(link);
-        }
+        self.keep_or_close(now, wire, link, service, reusable && complete);
         self.settle(wire, key);
     }
 

@@ -60,6 +60,7 @@ codes! {
     REQUEST_INVALID = 25, "request_invalid", "The request is well-formed but cannot be passed on, or is not allowed.";
     IDLE = 26, "idle", "Nothing happened for too long.";
     TRANSPORT_LOST = 27, "transport_lost", "The connection that carried the stream further on broke.";
+    TOO_EARLY = 28, "too_early", "The business system takes no such request from early data; send it again after the handshake.";
 }
 
 /// How far the request of a failed stream got (MMTP 9.3).

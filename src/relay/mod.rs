@@ -6,15 +6,20 @@
 //! Invariant: every open stream of a client's connection and of a trunk's carries the tag of one live `Stream`, and
 //! a stream leaves the table only when neither side can name it any more.
 
+mod early;
 mod forward;
 pub mod proxy_protocol;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use self::stream::{Client, OnTrunk, Stream, Waiting};
+use self::early::MaybeEarly;
+pub use self::early::{EARLY_BYTES_MAX, EARLY_STREAMS_MAX, TunnelEarly};
+use self::stream::{Client, Head, OnTrunk, Stream, Waiting};
 use crate::backbone::{Pool, PoolSettings, State};
 use crate::base::prng::Prng;
 use crate::base::slab::{Key, SideTable, Slab};
@@ -44,8 +49,8 @@ const OVERLOADED_WAIT_MS: u32 = 500;
 pub struct RelaySettings {
     /// Name of this POP, as the gateway is told.
     pub pop_id: String,
-    /// Per listener, the service that connections travel to which do not speak MMTP.
-    pub tunnels: Vec<Option<String>>,
+    /// Per listener, where connections travel to which do not speak MMTP.
+    pub tunnels: Vec<Option<TunnelSettings>>,
     /// What clients are told in our HELLO.
     pub mmtp: Settings,
     /// The trunks.
@@ -56,6 +61,15 @@ pub struct RelaySettings {
     pub streams_max: usize,
     /// What clients are told when the POP stops: come back after this, and up to as much longer at random.
     pub goaway_wait: Duration,
+}
+
+/// What becomes of a listener's connections that do not speak MMTP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TunnelSettings {
+    /// The service they travel to.
+    pub service: String,
+    /// What happens to bytes that come before the handshake is complete.
+    pub early: TunnelEarly,
 }
 
 /// What a link is to the relay.
@@ -71,6 +85,7 @@ enum Party {
 struct ClientSide {
     connection: Connection,
     address: SocketAddr,
+    early: MaybeEarly,
 }
 
 /// The role of a POP's worker.
@@ -121,18 +136,18 @@ impl Relay {
     // ---- streams: to the origin ----
 
     /// A client opened a stream whose block for the trunk stands in `self.block`.
-    fn open<W: Wire>(&mut self, now: Time, wire: &mut W, client: Client, flags: HeaderFlags, priority: u8) -> Key {
+    fn open<W: Wire>(&mut self, now: Time, wire: &mut W, client: Client, head: Head) -> Key {
         let key = self.streams.insert(Stream::new(client));
         wire.counters().streams_open += 1;
         let stream = self.streams.get_mut(key).expect("just inserted");
-        stream.to_origin_ended = flags.end();
-        let ended = flags.end();
+        let ended = head.flags.end();
+        stream.to_origin_ended = ended;
         let block = std::mem::take(&mut self.block);
-        if self.place(wire, key, &block, flags, priority) {
+        if self.place(wire, key, &block, head) {
             self.block = block;
         } else {
-            let until = now + self.settings.wait_for_trunk;
-            let waiting = Waiting { block, flags, priority, data: Vec::new(), ended, until };
+            let until = Some(now + self.settings.wait_for_trunk);
+            let waiting = Waiting { head, block, data: Vec::new(), ended, until };
             self.streams.get_mut(key).expect("just inserted").waiting = Some(Box::new(waiting));
             self.waiting.push_back(key);
             wire.counters().streams_waiting += 1;
@@ -141,7 +156,7 @@ impl Relay {
     }
 
     /// Puts a stream on a trunk. False when none takes it.
-    fn place<W: Wire>(&mut self, wire: &mut W, key: Key, block: &[u8], flags: HeaderFlags, priority: u8) -> bool {
+    fn place<W: Wire>(&mut self, wire: &mut W, key: Key, block: &[u8], head: Head) -> bool {
         let mut except = None;
         for _ in 0..=self.pool.trunks().len() {
             let Some(trunk) = self.pool.pick(except) else { return false };
@@ -150,13 +165,18 @@ impl Relay {
                 except = Some(trunk);
                 continue;
             };
-            match connection.open(key.index, priority) {
+            match connection.open(key.index, head.priority) {
                 Ok(stream) => {
                     let position = out.position();
-                    connection.send_headers(stream, block, flags, out).expect("the stream was just opened");
+                    connection.send_headers(stream, block, head.flags, out).expect("the stream was just opened");
                     let entry = self.streams.get_mut(key).expect("the caller holds it");
+                    let trunk = u32::try_from(trunk).expect("trunks are few");
                     entry.on_trunk = Some(OnTrunk { trunk, link, stream, position });
                     wire.counters().streams_opened += 1;
+                    if head.early {
+                        wire.counters().streams_early_forwarded += 1;
+                        self.keep_request(key, block, head);
+                    }
                     return true;
                 }
                 Err(OpenError::Limit) => except = Some(trunk),
@@ -173,13 +193,14 @@ impl Relay {
     fn place_waiting<W: Wire>(&mut self, now: Time, wire: &mut W) {
         while let Some(key) = self.waiting.pop_front() {
             let Some(waiting) = self.streams.get_mut(key).and_then(|stream| stream.waiting.take()) else { continue };
-            if !self.place(wire, key, &waiting.block, waiting.flags, waiting.priority) {
+            if !self.place(wire, key, &waiting.block, waiting.head) {
                 self.streams.get_mut(key).expect("found above").waiting = Some(waiting);
                 self.waiting.push_front(key);
                 return;
             }
             wire.counters().streams_waiting -= 1;
-            if !waiting.data.is_empty() || (waiting.ended && !waiting.flags.end()) {
+            if !waiting.data.is_empty() || (waiting.ended && !waiting.head.flags.end()) {
+                self.keep_data(key, &waiting.data, waiting.ended);
                 let sent = send_to_trunk(&mut self.streams, &mut self.pool, wire, key, &waiting.data, waiting.ended);
                 self.credit_client(now, wire, key, sent);
             }
@@ -191,6 +212,7 @@ impl Relay {
         let Some(stream) = self.streams.get_mut(key) else { return };
         match stream.client {
             Client::Stream(link, id) => {
+                let bytes = stream.credit(bytes);
                 if let (Some(Party::Client(client)), Some(out)) = (self.parties.get_mut(link), wire.out(link)) {
                     client.connection.consumed(now, id, bytes, out);
                 }
@@ -248,13 +270,15 @@ impl Relay {
         }
         wire.counters().streams_done += 1;
         self.remove(wire, key);
-        self.close_if_drained(wire, at.trunk);
+        self.close_if_drained(wire, at.trunk as usize);
     }
 
     fn remove<W: Wire>(&mut self, wire: &mut W, key: Key) {
-        if let Some(stream) = self.streams.remove(key) {
+        if let Some(mut stream) = self.streams.remove(key) {
             wire.counters().streams_open -= 1;
-            wire.counters().streams_waiting -= u64::from(stream.waiting.is_some());
+            let waits = stream.waiting.as_ref().is_some_and(|waiting| !waiting.is_held());
+            wire.counters().streams_waiting -= u64::from(waits);
+            self.forget_early(wire, key, &mut stream);
         }
     }
 
@@ -313,7 +337,7 @@ impl Relay {
         let trunk = stream.on_trunk.map(|on_trunk| on_trunk.trunk);
         self.remove(wire, key);
         if let Some(trunk) = trunk {
-            self.close_if_drained(wire, trunk);
+            self.close_if_drained(wire, trunk as usize);
         }
     }
 
@@ -343,7 +367,9 @@ impl Relay {
                     connection.start(out);
                 }
                 self.clients += 1;
-                self.parties.insert(link, Party::Client(Box::new(ClientSide { connection, address: opened.peer })));
+                let early = opened.early.then(Box::default);
+                let client = ClientSide { connection, address: opened.peer, early };
+                self.parties.insert(link, Party::Client(Box::new(client)));
             }
             Protocol::Opaque => self.tunnel_opened(now, wire, link, opened),
         }
@@ -351,9 +377,10 @@ impl Relay {
 
     fn tunnel_opened<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, opened: Opened) {
         let Origin::Accepted { listener } = opened.origin else { unreachable!("only trunks are dialled") };
-        let service = self.settings.tunnels[listener].as_deref();
-        let block =
-            service.map(|service| forward::tunnel(&mut self.block, service, opened.peer, &self.settings.pop_id));
+        let tunnel = self.settings.tunnels[listener].as_ref();
+        let early = opened.early && tunnel.is_some_and(|tunnel| tunnel.early == TunnelEarly::Allow);
+        let block = tunnel
+            .map(|tunnel| forward::tunnel(&mut self.block, &tunnel.service, opened.peer, &self.settings.pop_id, early));
         if !matches!(block, Some(Ok(()))) || self.streams.len() >= self.settings.streams_max {
             wire.counters().streams_refused += 1;
             wire.abort(link);
@@ -361,7 +388,13 @@ impl Relay {
         }
         self.clients += 1;
         wire.counters().tunnels_open += 1;
-        let key = self.open(now, wire, Client::Tunnel(link), HeaderFlags::NONE, PRIORITY_DEFAULT);
+        let head = Head { flags: HeaderFlags::NONE, priority: PRIORITY_DEFAULT, early };
+        let key = if opened.early && !early {
+            self.hold(wire, Client::Tunnel(link), head).expect("limits on held streams are those of MMTP clients")
+        } else {
+            self.open(now, wire, Client::Tunnel(link), head)
+        };
+        self.streams.get_mut(key).expect("just opened").unconfirmed = opened.early;
         self.parties.insert(link, Party::Tunnel(key));
     }
 
@@ -371,23 +404,31 @@ impl Relay {
             match client.connection.receive(now, &mut input) {
                 Ok(None) => break,
                 Ok(Some(Event::Headers { stream, opened: true, block, flags, .. })) => {
-                    let priority = block.priority();
-                    let written = forward::request(&mut self.block, &block, client.address, &self.settings.pop_id);
-                    let key = self.request_opened(now, wire, Client::Stream(link, stream), flags, priority, written);
+                    let unconfirmed = early::is_unconfirmed(&client.early);
+                    let early = unconfirmed && flags.contains(HeaderFlags::REPLAY_SAFE); // MMTP 2.5
+                    let head = Head { flags, priority: block.priority(), early };
+                    let pop_id = &self.settings.pop_id;
+                    let written = forward::request(&mut self.block, &block, client.address, pop_id, early);
+                    let hold = unconfirmed && !early;
+                    let key = self.request_opened(now, wire, Client::Stream(link, stream), head, hold, written);
                     if let (Some(Party::Client(client)), Some(key)) = (self.parties.get_mut(link), key) {
                         client.connection.set_tag(stream, key.index);
                     }
                 }
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
                     if let Some(key) = self.streams.key_at(tag) {
-                        let sent = to_origin(&mut self.streams, &mut self.pool, wire, key, bytes, end);
+                        let early = &mut client.early;
+                        let sent = to_origin(&mut self.streams, &mut self.pool, early, wire, key, bytes, end);
                         if let Some(out) = wire.out(link) {
                             if bytes.len() >= BULK_BYTES {
                                 client.connection.measure(now, out);
                             }
-                            client.connection.consumed(now, stream, sent, out);
+                            client.connection.consumed(now, stream, *sent.as_ref().unwrap_or(&0), out);
                         }
-                        self.settle(wire, key);
+                        match sent {
+                            Ok(_) => self.settle(wire, key),
+                            Err(reset) => self.fail(wire, key, reset),
+                        }
                     }
                 }
                 Ok(Some(Event::Reset { tag, code, .. })) => {
@@ -409,8 +450,8 @@ impl Relay {
         now: Time,
         wire: &mut W,
         client: Client,
-        flags: HeaderFlags,
-        priority: u8,
+        head: Head,
+        hold: bool,
         written: Result<u64, HeaderError>,
     ) -> Option<Key> {
         let reset = match written {
@@ -420,7 +461,10 @@ impl Relay {
             }
             Ok(dropped) => {
                 wire.counters().fields_dropped += dropped;
-                return Some(self.open(now, wire, client, flags, priority));
+                match if hold { self.hold(wire, client, head) } else { Ok(self.open(now, wire, client, head)) } {
+                    Ok(key) => return Some(key),
+                    Err(reset) => reset,
+                }
             }
         };
         self.reset_client(wire, client, reset);
@@ -505,7 +549,10 @@ impl Relay {
                 }
                 Ok(Some(Event::Reset { tag, code, receipt, wait_ms, .. })) => {
                     if let Some(key) = self.streams.key_at(tag) {
-                        self.fail(wire, key, Reset { code, receipt, wait_ms });
+                        let again = code == Code::TOO_EARLY && receipt == Receipt::Refused;
+                        if !(again && self.repeat(now, wire, key)) {
+                            self.fail(wire, key, Reset { code, receipt, wait_ms });
+                        }
                         self.close_if_drained(wire, trunk);
                     }
                 }
@@ -575,14 +622,16 @@ impl Relay {
 
     // ---- time ----
 
-    /// Ends streams that waited for a trunk long enough.
+    /// Ends streams that waited for a trunk long enough: for want of one, or of room on those that are up.
     fn expire_waiting<W: Wire>(&mut self, now: Time, wire: &mut W) {
+        let reset = match self.pool.ready() {
+            0 => Reset { code: Code::NO_ROUTE, receipt: Receipt::NotForwarded, wait_ms: 0 },
+            _ => Reset { code: Code::OVERLOADED, receipt: Receipt::Refused, wait_ms: OVERLOADED_WAIT_MS },
+        };
         while let Some(key) = self.waiting.front().copied() {
             match self.streams.get(key).and_then(|stream| stream.waiting.as_ref()) {
-                Some(waiting) if waiting.until > now => return,
-                Some(_) => {
-                    self.fail(wire, key, Reset { code: Code::NO_ROUTE, receipt: Receipt::NotForwarded, wait_ms: 0 });
-                }
+                Some(waiting) if waiting.until.is_none_or(|until| until > now) => return,
+                Some(_) => self.fail(wire, key, reset),
                 None => {}
             }
             self.waiting.pop_front();
@@ -609,27 +658,36 @@ impl Relay {
 
 /// The trunk connection that a stream is on, unless it is gone.
 fn connection_of(pool: &mut Pool, at: OnTrunk) -> Option<&mut Connection> {
-    pool.connection(at.trunk).filter(|(_, link)| *link == at.link).map(|(connection, _)| connection)
+    pool.connection(at.trunk as usize).filter(|(_, link)| *link == at.link).map(|(connection, _)| connection)
 }
 
-/// Passes a client's bytes on. Returns how many the client may be credited for now.
+/// Passes a client's bytes on. Returns how many the client may be credited for now; or, when they are more than may be
+/// held for it before its handshake is complete, what it is to be told.
 fn to_origin<W: Wire>(
     streams: &mut Slab<Stream>,
     pool: &mut Pool,
+    side: &mut MaybeEarly,
     wire: &mut W,
     key: Key,
     bytes: &[u8],
     end: bool,
-) -> usize {
-    let Some(stream) = streams.get_mut(key) else { return bytes.len() };
+) -> Result<usize, Reset> {
+    let Some(stream) = streams.get_mut(key) else { return Ok(bytes.len()) };
     stream.to_origin_ended |= end;
+    let unconfirmed = stream.unconfirmed;
     if let Some(waiting) = &mut stream.waiting {
+        if !early::may_hold(side, unconfirmed, waiting, bytes.len()) {
+            wire.counters().streams_early_refused += 1;
+            return Err(early::refusal());
+        }
         waiting.data.extend_from_slice(bytes);
         waiting.ended |= end;
         stream.pause(wire);
-        return 0;
+        return Ok(0);
     }
-    send_to_trunk(streams, pool, wire, key, bytes, end)
+    early::keep(side, stream, bytes, end);
+    let sent = send_to_trunk(streams, pool, wire, key, bytes, end);
+    Ok(streams.get_mut(key).map_or(sent, |stream| stream.credit(sent)))
 }
 
 fn send_to_trunk<W: Wire>(
@@ -666,12 +724,12 @@ fn to_client<W: Wire>(
         Client::Tunnel(link) => {
             let Some(out) = wire.out(link) else { return bytes.len() };
             out.put(bytes);
-            stream.uncredited_bytes += bytes.len();
+            stream.uncredited_bytes += bytes.len() as u32; // less than the window, which is below 2^30
             let full = out.room() == 0;
             if end {
                 wire.finish(link);
             }
-            if full { 0 } else { std::mem::take(&mut stream.uncredited_bytes) }
+            if full { 0 } else { std::mem::take(&mut stream.uncredited_bytes) as usize }
         }
         Client::Stream(link, id) => {
             let (Some(Party::Client(client)), Some(out)) = (parties.get_mut(link), wire.out(link)) else {
@@ -720,6 +778,7 @@ fn headers_to_client<W: Wire>(
 ) -> Option<Key> {
     let key = streams.key_at(tag)?;
     let stream = streams.get_mut(key)?;
+    early::forget_kept(parties, stream);
     stream.to_client_ended |= flags.end();
     match stream.client {
         // The far end of a tunnel reads bytes, not headers: that they came says the upstream is connected.
@@ -750,11 +809,18 @@ impl<W: Wire> Role<W> for Relay {
         }
     }
 
+    fn confirmed(&mut self, now: Time, wire: &mut W, link: LinkId) {
+        self.release(now, wire, link);
+    }
+
     fn bytes(&mut self, now: Time, wire: &mut W, link: LinkId, bytes: &[u8]) {
         match self.parties.get(link) {
             Some(Party::Tunnel(key)) => {
                 let key = *key;
-                to_origin(&mut self.streams, &mut self.pool, wire, key, bytes, false);
+                let sent = to_origin(&mut self.streams, &mut self.pool, &mut None, wire, key, bytes, false);
+                if let Err(reset) = sent {
+                    self.fail(wire, key, reset);
+                }
             }
             Some(Party::Client(_)) => self.client_bytes(now, wire, link, bytes),
             Some(Party::Trunk(trunk)) => {
@@ -769,7 +835,8 @@ impl<W: Wire> Role<W> for Relay {
         match self.parties.get(link) {
             Some(Party::Tunnel(key)) => {
                 let key = *key;
-                to_origin(&mut self.streams, &mut self.pool, wire, key, &[], true);
+                // An end alone is never too much.
+                let _ = to_origin(&mut self.streams, &mut self.pool, &mut None, wire, key, &[], true);
                 self.settle(wire, key);
             }
             // MMTP ends streams, not directions: a side that stops sending is leaving.
@@ -787,7 +854,7 @@ impl<W: Wire> Role<W> for Relay {
             Some(Party::Tunnel(key)) => {
                 let key = *key;
                 let bytes = self.streams.get_mut(key).map_or(0, |stream| std::mem::take(&mut stream.uncredited_bytes));
-                self.credit_trunk(now, wire, key, bytes);
+                self.credit_trunk(now, wire, key, bytes as usize);
             }
             Some(Party::Client(_)) => self.drain_client(now, wire, link),
             Some(Party::Trunk(trunk)) => {
@@ -819,7 +886,7 @@ impl<W: Wire> Role<W> for Relay {
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        let until = |key: &Key| Some(self.streams.get(*key)?.waiting.as_ref()?.until);
+        let until = |key: &Key| self.streams.get(*key)?.waiting.as_ref()?.until;
         [self.waiting.iter().find_map(until), self.pool.next_deadline()].into_iter().flatten().min()
     }
 

@@ -21,7 +21,7 @@ use crate::backbone::PoolSettings;
 use crate::base::wire::Role;
 use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::mmtp::{Agent, Attribute, CreditPolicy, Settings, Side};
-use crate::relay::{Relay, RelaySettings};
+use crate::relay::{Relay, RelaySettings, TunnelEarly, TunnelSettings};
 use crate::ring::RingSettings;
 use crate::tls::{self, ClientOptions, ClientSettings, Roots, ServerOptions, ServerSettings, SettingsError};
 use crate::worker::{Command, Links, Shared, TlsSettings};
@@ -324,7 +324,10 @@ fn noted<T>(made: Result<T, SettingsError>, problems: &mut Problems, file: &std:
 #[must_use]
 pub fn relay_settings(config: &PopConfig) -> RelaySettings {
     let backbone = &config.backbone;
-    let tunnel = |bind: &Bind| config.listeners[bind.listener].tunnel.clone();
+    let tunnel = |bind: &Bind| {
+        let service = config.listeners[bind.listener].tunnel.clone()?;
+        Some(TunnelSettings { service, early: TunnelEarly::Hold })
+    };
     RelaySettings {
         pop_id: config.id.clone(),
         tunnels: config.binds().iter().map(tunnel).collect(),

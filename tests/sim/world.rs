@@ -14,7 +14,7 @@ use trunkline::base::time::Time;
 use trunkline::base::wire::{Closed, LinkId, Opened, Origin as From, Role, Wire};
 use trunkline::gateway::{Gateway, GatewaySettings, Service as Offered, ServiceKind};
 use trunkline::mmtp::{Agent, CreditPolicy, Settings, Side};
-use trunkline::relay::{Relay, RelaySettings};
+use trunkline::relay::{Relay, RelaySettings, TunnelSettings};
 use trunkline::worker::{Command, ListenerPlan, Shared, Worker, WorkerSettings};
 
 use crate::clients::{Ctx, Manners, MmtpClient, Stranger, TunnelClient};
@@ -672,7 +672,7 @@ fn relay_settings(scenario: &Scenario) -> RelaySettings {
     clients.stream_credit_max = 256 * 1024;
     RelaySettings {
         pop_id: "pop-1".to_owned(),
-        tunnels: vec![Some("web".to_owned())],
+        tunnels: vec![Some(TunnelSettings { service: "web".to_owned(), early: scenario.tunnel_early })],
         mmtp: clients,
         pool: PoolSettings {
             gateways: (0..scenario.gateways).map(gateway_address).collect(),
