@@ -42,8 +42,12 @@ impl Trust {
             return Err(BuildError::NoRoots);
         }
         let roots = Roots::from_named_and_found(named, found).map_err(|error| BuildError::Root(root_error(error)))?;
-        let options =
-            ClientOptions { keeps_tickets: true, early_data: true, chacha_first: !has_aes(), ..ClientOptions::new(roots) };
+        let options = ClientOptions {
+            keeps_tickets: true,
+            early_data: true,
+            chacha_first: !has_aes(),
+            ..ClientOptions::new(roots)
+        };
         ClientSettings::new(&options).map(Trust).map_err(|error| BuildError::Root(error.to_string()))
     }
 }

@@ -37,7 +37,7 @@ fn calls_are_answered_and_share_a_connection() {
     let first = client.call(Request::get(server.url("/one?x=1"))).expect("an answer");
     assert_eq!((first.status, &first.body[..]), (200, &b"/one?x=1"[..]));
     assert_eq!(first.fields.get("X-Served-By"), Some(&b"test"[..]));
-    assert!(!first.report.reused && !first.report.early);
+    assert!(!first.report.reused && first.report.early == EarlyData::No);
     assert!(first.report.tls_ms.is_some() && first.report.first_byte_ms.is_some());
     assert_eq!(first.report.receipt, Outcome::Answered);
     let body = pattern(100_000);

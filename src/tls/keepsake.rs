@@ -647,3 +647,279 @@ impl Signer for Nobody {
         SignatureScheme::ECDSA_NISTP256_SHA256
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::super::fixture::{Authority, NAME};
+    use super::super::{
+        ClientOptions, ClientSettings, Early, Established, RECORD_HEADER_BYTES, Received, ServerOptions,
+        ServerSettings, Session, TICKET_ID_BYTES, record_bytes,
+    };
+    use super::*;
+
+    /// A server with its store, and clients of it.
+    struct World {
+        authority: Authority,
+        server: ServerSettings,
+        client: ClientSettings,
+        store: HashMap<[u8; TICKET_ID_BYTES], Vec<u8>>,
+        takes_early_data: bool,
+    }
+
+    /// What one connection came to.
+    struct Outcome {
+        client: Established,
+        server: Established,
+        tickets: Vec<ClientTicket>,
+        early_data: Vec<u8>,
+        late_data: Vec<u8>,
+    }
+
+    fn client_settings(authority: &Authority, chacha_first: bool) -> ClientSettings {
+        let options = authority.client_options();
+        let kept = ClientOptions { keeps_tickets: true, early_data: true, chacha_first, ..options };
+        ClientSettings::new(&kept).unwrap()
+    }
+
+    fn records(bytes: &mut Vec<u8>) -> Vec<Vec<u8>> {
+        let mut whole = Vec::new();
+        while let Some(length) = record_bytes(bytes).unwrap() {
+            let rest = bytes.split_off(length);
+            whole.push(core::mem::replace(bytes, rest));
+        }
+        whole
+    }
+
+    fn put(session: &mut Session, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
+        let start = out.len();
+        out.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
+        out.extend_from_slice(plaintext);
+        session.seal(out, start)
+    }
+
+    impl World {
+        fn new() -> World {
+            let authority = Authority::new();
+            let options = ServerOptions { early_bytes_max: 16_384, ..authority.server_options() };
+            let (server, client) = (ServerSettings::new(&options).unwrap(), client_settings(&authority, false));
+            World { authority, server, client, store: HashMap::new(), takes_early_data: true }
+        }
+
+        fn connect(&mut self, ticket: Option<ClientTicket>, early: &[u8]) -> Result<Outcome, TlsError> {
+            let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+            let mut client = Session::client(&self.client, NAME, ticket, &mut to_server)?;
+            for part in early.chunks(client.early_room().max(1)) {
+                put(&mut client, part, &mut to_server)?;
+            }
+            let mut server = Session::server(&self.server);
+            let (mut client_said, mut server_said) = (None, None);
+            let (mut early_data, mut late_data, mut tickets) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..4 {
+                for mut record in records(&mut to_server) {
+                    let received = match server.receive(&mut record, &mut to_client)? {
+                        Received::Hello => {
+                            let id = server.hello().and_then(|hello| hello.ticket);
+                            let value = id.and_then(|id| self.store.remove(&id));
+                            server.proceed(value.as_deref(), self.takes_early_data, &mut to_client)?
+                        }
+                        other => other,
+                    };
+                    match received {
+                        Received::Data(bytes) if server_said.is_none() => early_data.extend_from_slice(bytes),
+                        Received::Data(bytes) => late_data.extend_from_slice(bytes),
+                        Received::Established(established) => server_said = Some(*established),
+                        _ => {}
+                    }
+                    self.store.extend(server.issued().into_iter().map(|ticket| (ticket.id, ticket.value.clone())));
+                }
+                for mut record in records(&mut to_client) {
+                    if let Received::Established(established) = client.receive(&mut record, &mut to_server)? {
+                        client_said = Some(*established);
+                        put(&mut client, b"late", &mut to_server)?;
+                    }
+                    tickets.extend(client.client_tickets());
+                }
+            }
+            let (client, server) = (client_said.expect("the client is done"), server_said.expect("so is the server"));
+            Ok(Outcome { client, server, tickets, early_data, late_data })
+        }
+
+        fn ticket(&mut self) -> ClientTicket {
+            self.connect(None, b"").unwrap().tickets.pop().unwrap()
+        }
+    }
+
+    /// What a ticket is after its process has ended.
+    fn written(ticket: &ClientTicket) -> ClientTicket {
+        ClientTicket::from_bytes(&ticket.to_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_ticket_resumes_once_in_this_process_and_in_another() {
+        let mut world = World::new();
+        let full = world.connect(None, b"").unwrap();
+        assert!(!full.client.resumed && full.tickets.len() == 2);
+        for ticket in full.tickets {
+            let (twice, again) = (written(&ticket), written(&ticket));
+            assert_eq!((ticket.server_name(), ticket.early_bytes_max()), (NAME, 16_384));
+            assert!(ticket.expires_s() > ticket.received_s() && ticket.received_s() > 1_700_000_000);
+            let resumed = world.connect(Some(twice), b"").unwrap();
+            assert!(resumed.client.resumed && resumed.server.resumed);
+            assert_eq!(resumed.client.peer_certificate_sha256, full.client.peer_certificate_sha256);
+            assert_eq!(resumed.late_data, b"late");
+            // Its tickets work as well, in either form.
+            let next = resumed.tickets.into_iter().next().unwrap();
+            assert!(world.connect(Some(next), b"").unwrap().client.resumed);
+            // The server knows that it was used.
+            assert!(!world.connect(Some(again), b"").unwrap().client.resumed);
+            assert!(!world.connect(Some(ticket), b"").unwrap().client.resumed);
+        }
+    }
+
+    #[test]
+    fn every_suite_is_kept() {
+        for (chacha_first, suite) in [(false, Suite::Aes128Gcm), (true, Suite::Chacha20Poly1305)] {
+            let mut world = World::new();
+            world.client = client_settings(&world.authority, chacha_first);
+            let ticket = written(&world.ticket());
+            assert_eq!(ticket.stored.suite, suite);
+            assert!(world.connect(Some(ticket), b"early").unwrap().client.resumed);
+        }
+        // No server of ours prefers it: the exchange in memory, alone.
+        let config = &World::new().client.inner.config.clone();
+        let (kernel, _) =
+            at_desk(Desk { is_minting: true, ..Desk::default() }, || mint(config, Suite::Aes256Gcm).unwrap());
+        assert_eq!(u16::from(kernel.negotiated_cipher_suite().suite()), 0x1302);
+    }
+
+    #[test]
+    fn early_data_is_taken_or_refused_and_the_client_knows() {
+        let mut world = World::new();
+        for is_written in [false, true] {
+            for takes_early_data in [true, false] {
+                let ticket = world.ticket();
+                let ticket = if is_written { written(&ticket) } else { ticket };
+                world.takes_early_data = takes_early_data;
+                let outcome = world.connect(Some(ticket), b"early").unwrap();
+                let (early, seen) =
+                    if takes_early_data { (Early::Accepted, &b"early"[..]) } else { (Early::Refused, &b""[..]) };
+                assert_eq!((outcome.client.early, outcome.server.early), (early, early));
+                assert_eq!((&outcome.early_data[..], &outcome.late_data[..]), (seen, &b"late"[..]));
+                assert!(outcome.client.resumed);
+            }
+        }
+    }
+
+    #[test]
+    fn early_data_that_a_full_handshake_skips_is_known_as_refused() {
+        let mut world = World::new();
+        let ticket = world.ticket();
+        world.store.clear();
+        let outcome = world.connect(Some(ticket), b"early").unwrap();
+        assert_eq!((outcome.client.resumed, outcome.client.early), (false, Early::Refused));
+        assert_eq!((&outcome.early_data[..], &outcome.late_data[..]), (&b""[..], &b"late"[..]));
+    }
+
+    #[test]
+    fn early_data_fills_its_room_and_no_more_whether_taken_or_skipped() {
+        for is_known in [true, false] {
+            let mut world = World::new();
+            let ticket = world.ticket();
+            if !is_known {
+                world.store.clear();
+            }
+            let mut out = Vec::new();
+            let mut client = Session::client(&world.client, NAME, Some(written(&ticket)), &mut out).unwrap();
+            let room = client.early_room();
+            assert!((16_000..=16_384).contains(&room), "{room}");
+            put(&mut client, &vec![1; room], &mut out).unwrap();
+            assert_eq!(client.early_room(), 0);
+            assert!(matches!(put(&mut client, b"x", &mut out.clone()), Err(TlsError::Misuse(_))));
+            let outcome = world.connect(Some(ticket), &vec![1; room]).unwrap();
+            assert_eq!(outcome.early_data.len(), if is_known { room } else { 0 });
+        }
+    }
+
+    #[test]
+    fn without_a_ticket_that_allows_it_there_is_no_early_data() {
+        let mut world = World::new();
+        let ticket = world.ticket().offering_early_data(false);
+        let mut out = Vec::new();
+        let mut client = Session::client(&world.client, NAME, None, &mut out).unwrap();
+        assert_eq!(client.early_room(), 0);
+        assert!(matches!(put(&mut client, b"x", &mut out), Err(TlsError::Misuse(_))));
+        let outcome = world.connect(Some(ticket), b"").unwrap();
+        assert_eq!((outcome.client.resumed, outcome.client.early), (true, Early::NotOffered));
+    }
+
+    #[test]
+    fn a_ticket_is_offered_to_nobody_but_its_server_under_its_trust() {
+        let mut world = World::new();
+        let hello = |settings: &ClientSettings, name: &str, ticket: Option<ClientTicket>| {
+            let mut out = Vec::new();
+            Session::client(settings, name, ticket, &mut out).unwrap();
+            out.len()
+        };
+        let plain = hello(&world.client, NAME, None);
+        let ticket = world.ticket();
+        let twin = || Some(written(&ticket));
+        assert!(hello(&world.client, NAME, twin()) > plain);
+        assert!(hello(&client_settings(&world.authority, false), NAME, twin()) > plain, "the same trust, made again");
+        assert_eq!(hello(&world.client, "localhosu", twin()), plain);
+        assert_eq!(hello(&client_settings(&Authority::new(), false), NAME, twin()), plain);
+        let keepless = ClientSettings::new(&world.authority.client_options()).unwrap();
+        assert_eq!(hello(&keepless, NAME, twin()), hello(&keepless, NAME, None));
+    }
+
+    #[test]
+    fn a_server_that_is_not_trusted_is_refused_right_after_a_ticket_was_brought_back() {
+        let mut world = World::new();
+        let ticket = written(&world.ticket());
+        let stranger = ServerSettings::new(&Authority::new().server_options()).unwrap();
+        world.server = stranger;
+        world.store.clear();
+        let refused = world.connect(Some(ticket), b"early").err();
+        assert!(matches!(refused, Some(TlsError::Certificate(_))), "{refused:?}");
+        assert!(DESK.take().is_none());
+    }
+
+    #[test]
+    fn the_desk_is_cleared_even_by_a_panic() {
+        let fail = || at_desk(Desk { is_minting: true, ..Desk::default() }, || panic!("a bug"));
+        let panicked = std::panic::catch_unwind(fail).is_err();
+        assert!(panicked && DESK.take().is_none());
+    }
+
+    #[test]
+    fn what_is_damaged_is_no_ticket() {
+        let ticket = World::new().ticket();
+        let bytes = ticket.to_bytes();
+        assert_eq!(written(&ticket).to_bytes(), bytes);
+        for index in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[index] ^= 1;
+            assert!(ClientTicket::from_bytes(&damaged).is_none(), "byte {index}");
+            assert!(ClientTicket::from_bytes(&bytes[..index]).is_none(), "cut at {index}");
+        }
+        assert!(!format!("{ticket:?}").contains("key"));
+    }
+
+    #[test]
+    fn a_ticket_past_its_time_is_not_offered() {
+        let mut world = World::new();
+        let mut ticket = written(&world.ticket());
+        ticket.stored.received_s -= u64::from(ticket.stored.lifetime_s) + 1;
+        assert!(!world.connect(Some(written(&ticket)), b"").unwrap().client.resumed);
+    }
+
+    #[test]
+    fn the_label_of_a_tickets_key_is_known_from_all_others() {
+        assert!(is_for_ticket(&[&[0, 32], &[16], b"tls13 ", b"resumption", &[1], &[0]]));
+        assert!(is_for_ticket(&[b"\0\x20\x10tls13 resumption\x01\0"]));
+        for label in [&b"res master"[..], b"key", b"", b"resumptioN"] {
+            assert!(!is_for_ticket(&[&[0, 32], &[6 + label.len() as u8], b"tls13 ", label, &[0]]));
+        }
+    }
+}

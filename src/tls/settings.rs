@@ -404,7 +404,8 @@ impl ClientSettings {
         if options.keeps_tickets {
             keepsake::attach(&mut config);
         }
-        let early_config = ClientConfig { enable_early_data: true, ..config.clone() };
+        let mut early_config = config.clone();
+        early_config.enable_early_data = true;
         Ok(ClientSettings {
             inner: Arc::new(ClientInner {
                 config: Arc::new(config),

@@ -116,9 +116,8 @@ impl Driver {
     /// Connects to an address as ever.
     fn begin_attempt(&mut self, key: Key, address: SocketAddr) -> Result<(), String> {
         let token = self.next_token();
-        let connected = TcpStream::connect(address).and_then(|mut socket| {
-            self.poll.registry().register(&mut socket, token, BOTH).map(|()| socket)
-        });
+        let connected = TcpStream::connect(address)
+            .and_then(|mut socket| self.poll.registry().register(&mut socket, token, BOTH).map(|()| socket));
         let socket = connected.map_err(|error| format!("{address}: {error}"))?;
         self.link_of.insert(token, key);
         if let Some(Link { phase: Phase::Dialing { attempts, .. }, .. }) = self.links.get_mut(key) {

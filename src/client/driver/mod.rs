@@ -19,10 +19,10 @@ use crate::mmtp;
 use super::call::Shared;
 use super::entry::{Book, Entry, Place};
 use super::error::{Failure, Receipt, Stage};
+use super::fast_open::Avoided;
 use super::link::{Link, Phase};
 use super::mailbox::{Command, Mailbox};
 use super::resolve::Resolver;
-use super::fast_open::Avoided;
 use super::secure::Trust;
 use super::tickets::Tickets;
 use super::url::Endpoint;
@@ -254,7 +254,13 @@ impl Driver {
         let pool = self.pool_for(&shared.prepared.endpoint);
         let order = self.order(shared.prepared.priority);
         let deadline = shared.deadline();
-        let key = self.calls.insert(Entry { shared: shared.clone(), pool, place: Place::Waiting { order }, deadline, is_exposed: false });
+        let key = self.calls.insert(Entry {
+            shared: shared.clone(),
+            pool,
+            place: Place::Waiting { order },
+            deadline,
+            is_exposed: false,
+        });
         shared.lock().key = Some(key);
         self.pools.get_mut(pool).expect("a pool with a caller exists").waiting.insert(order, key);
         self.settle_in(pool);

@@ -9,9 +9,7 @@ use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 
 use super::super::error::{TlsError, from_rustls};
 use super::super::keepsake::{self, ClientTicket, Issue};
-use super::super::record::{
-    ContentType, PLAINTEXT_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES,
-};
+use super::super::record::{ContentType, PLAINTEXT_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES};
 use super::super::settings::{ClientInner, ClientSettings};
 use super::super::{Early, handshake};
 use super::{ClientKernel, Complete, Intake, Kernel, Progress, Step, has_keys, leftover, step};
