@@ -3,7 +3,8 @@
 
 use trunkline::server::certificates::{DevelopmentCa, Issued, Usage};
 use trunkline::tls::{
-    ClientOptions, ClientSettings, Identity, Received, Roots, ServerOptions, ServerSettings, Session, record_bytes,
+    ClientAuth, ClientOptions, ClientSettings, Identity, Received, Roots, ServerOptions, ServerSettings, Session,
+    record_bytes,
 };
 
 fn identity(issued: &Issued) -> Identity {
@@ -31,7 +32,7 @@ fn receive(session: &mut Session, bytes: &mut Vec<u8>, answers: &mut Vec<u8>) ->
 fn dial(ca: &DevelopmentCa, pop: &Issued, gateway: &Issued, server_name: &str) -> Result<(), String> {
     let roots = Roots::from_der(ca.authorities().roots).expect("an authority");
     let mut server = ServerOptions::new(identity(gateway));
-    server.client_roots = Some(roots.clone());
+    server.client_auth = ClientAuth::Required(roots.clone());
     let mut client = ClientOptions::new(roots);
     client.identity = Some(identity(pop));
     let server = ServerSettings::new(&server).expect("plain settings");

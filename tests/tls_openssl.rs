@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tls_support::{Authority, NAME, Said, Signed, feed, seal};
 use trunkline::base::wire::Protocol;
 use trunkline::tls::{
-    ClientOptions, ClientSettings, Identity, Roots, ServerOptions, ServerSettings, Session, Suite, TlsError,
+    ClientAuth, ClientOptions, ClientSettings, Identity, Roots, ServerOptions, ServerSettings, Session, Suite, TlsError,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -295,7 +295,7 @@ fn s_client_with_chacha_first_gets_it() {
 fn s_client_is_told_why_it_is_refused() {
     let authority = Authority::new();
     let options = authority.server_options();
-    let mutual = ServerOptions { client_roots: Some(authority.roots()), ..authority.server_options() };
+    let mutual = ServerOptions { client_auth: ClientAuth::Required(authority.roots()), ..authority.server_options() };
     for (options, arguments, error, told) in [
         (&options, &["-tls1_2"][..], TlsError::ProtocolVersion, "alert protocol version"),
         (&options, &["-tls1_3"], TlsError::NoApplicationProtocol, "no application protocol"),

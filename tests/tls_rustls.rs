@@ -20,7 +20,8 @@ use tls_support::{Authority, NAME, Said, Signed, feed, seal};
 use trunkline::base::prng::Prng;
 use trunkline::base::wire::Protocol;
 use trunkline::tls::{
-    Alert, CertificateFault, ClientOptions, ClientSettings, ServerOptions, ServerSettings, Session, Suite, TlsError,
+    Alert, CertificateFault, ClientAuth, ClientOptions, ClientSettings, ServerOptions, ServerSettings, Session, Suite,
+    TlsError,
 };
 
 const SUITES: [(SupportedCipherSuite, Suite); 3] = [
@@ -394,7 +395,7 @@ fn post_quantum_is_a_switch_and_retries_are_told() {
 fn mutual_tls_tells_who_the_peer_is() {
     let authority = Authority::new();
     let shown = authority.sign("pop-1");
-    let server = ServerOptions { client_roots: Some(authority.roots()), ..authority.server_options() };
+    let server = ServerOptions { client_auth: ClientAuth::Required(authority.roots()), ..authority.server_options() };
     let settings = ServerSettings::new(&server).unwrap();
     let config = Arc::new(rustls_client(&authority, &[SUITES[0].0], Some(shown.clone())));
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &shown.certificate_der);
@@ -418,7 +419,7 @@ fn refusal(duel: &mut Duel) -> (Option<TlsError>, Option<Error>) {
 #[test]
 fn a_client_without_a_good_certificate_is_refused_with_the_right_alert() {
     let authority = Authority::new();
-    let server = ServerOptions { client_roots: Some(authority.roots()), ..authority.server_options() };
+    let server = ServerOptions { client_auth: ClientAuth::Required(authority.roots()), ..authority.server_options() };
     let settings = ServerSettings::new(&server).unwrap();
     let stranger = Authority::new().sign("pop");
     let expired = authority.sign_with("pop", |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));

@@ -23,7 +23,9 @@ use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::mmtp::{Agent, Attribute, CreditPolicy, Settings, Side};
 use crate::relay::{Relay, RelaySettings, TunnelEarly, TunnelSettings};
 use crate::ring::RingSettings;
-use crate::tls::{self, ClientOptions, ClientSettings, Roots, ServerOptions, ServerSettings, SettingsError};
+use crate::tls::{
+    self, ClientAuth, ClientOptions, ClientSettings, Roots, ServerOptions, ServerSettings, SettingsError,
+};
 use crate::worker::{Command, Links, Shared, TlsSettings};
 
 /// Streams that may run on one trunk at a time: more than a worker may have by default.
@@ -287,8 +289,8 @@ pub fn pop_tls(config: &PopConfig) -> Result<TlsSettings, Problems> {
 pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
     let mut problems = Problems::new(config.file.clone());
     let made = identity(&config.listener.identity).and_then(|identity| {
-        let client_roots = Some(roots(&config.listener.client_ca)?);
-        ServerSettings::new(&ServerOptions { client_roots, ..ServerOptions::new(identity) })
+        let client_auth = ClientAuth::Required(roots(&config.listener.client_ca)?);
+        ServerSettings::new(&ServerOptions { client_auth, ..ServerOptions::new(identity) })
     });
     match noted(made, &mut problems, &config.file, "listen.certificate") {
         Some(settings) => Ok(TlsSettings {

@@ -271,6 +271,7 @@ pub(super) fn from_rustls(error: &rustls::Error) -> TlsError {
             | PeerMisbehaved::TooManyEmptyFragments
             | PeerMisbehaved::TooMuchEarlyDataReceived
             | PeerMisbehaved::TooManyWarningAlertsReceived => TlsError::Unexpected("peer misbehaved in the handshake"),
+            PeerMisbehaved::IncorrectBinder => TlsError::BadFinished,
             _ => TlsError::IllegalParameter("peer misbehaved in the handshake"),
         },
         Error::AlertReceived(rustls::AlertDescription::CloseNotify) => TlsError::ClosedInHandshake,

@@ -522,24 +522,49 @@ pub(super) struct Issue {
     pub(super) name: Box<str>,
 }
 
-/// Hands rustls a NewSessionTicket; the ticket, if it is to be kept.
-pub(super) fn receive(
-    kernel: &mut KernelConnection<ClientConnectionData>,
-    issue: Option<&Issue>,
-    body: &[u8],
-) -> Result<Option<ClientTicket>, TlsError> {
-    let fail = |error: Error| from_rustls(&error);
-    let Some(issue) = issue else {
-        return kernel.handle_new_session_ticket(body).map(|()| None).map_err(fail);
-    };
-    let noting = Desk { key: Key::Noted(Secret::default()), ..Desk::default() };
-    let (result, mut desk) = at_desk(noting, || kernel.handle_new_session_ticket(body));
-    result.map_err(fail)?;
-    let (Some(value), Key::Noted(key)) = (desk.received.pop(), core::mem::take(&mut desk.key)) else { return Ok(None) };
-    let received_s = desk.time.map_or(0, |time| time.as_secs());
-    let stored = Stored::new(issue.suite, received_s, issue.trust, issue.peer, &issue.name, key, body.to_vec());
-    let stored = stored.filter(|stored| stored.lifetime_s > 0); // RFC 8446 4.6.1: zero is for none
-    Ok(stored.map(|stored| ClientTicket { live: Some(Box::new(value)), stored, offers_early_data: true }))
+/// Tickets kept until they are asked for: the newest.
+const TICKETS_WAITING_MAX: usize = 8;
+
+/// What is left of rustls after a client's handshake: it takes tickets.
+pub(super) struct TicketTaker {
+    connection: KernelConnection<ClientConnectionData>,
+    /// Some when tickets are kept for the caller; otherwise rustls keeps them.
+    issue: Option<Issue>,
+    /// Tickets that came and were not asked for yet.
+    waiting: Vec<ClientTicket>,
+}
+
+impl TicketTaker {
+    pub(super) fn new(connection: KernelConnection<ClientConnectionData>, issue: Option<Issue>) -> TicketTaker {
+        TicketTaker { connection, issue, waiting: Vec::new() }
+    }
+
+    /// Hands rustls a NewSessionTicket, without its header.
+    pub(super) fn take(&mut self, body: &[u8]) -> Result<(), TlsError> {
+        let fail = |error: Error| from_rustls(&error);
+        let Some(issue) = &self.issue else {
+            return self.connection.handle_new_session_ticket(body).map_err(fail);
+        };
+        let noting = Desk { key: Key::Noted(Secret::default()), ..Desk::default() };
+        let (result, mut desk) = at_desk(noting, || self.connection.handle_new_session_ticket(body));
+        result.map_err(fail)?;
+        let (Some(value), Key::Noted(key)) = (desk.received.pop(), core::mem::take(&mut desk.key)) else {
+            return Ok(());
+        };
+        let received_s = desk.time.map_or(0, |time| time.as_secs());
+        let stored = Stored::new(issue.suite, received_s, issue.trust, issue.peer, &issue.name, key, body.to_vec());
+        let stored = stored.filter(|stored| stored.lifetime_s > 0); // RFC 8446 4.6.1: zero is for none
+        let live = Some(Box::new(value));
+        self.waiting.extend(stored.map(|stored| ClientTicket { live, stored, offers_early_data: true }));
+        let excess = self.waiting.len().saturating_sub(TICKETS_WAITING_MAX);
+        self.waiting.drain(..excess);
+        Ok(())
+    }
+
+    /// The tickets that came since the last call.
+    pub(super) fn taken(&mut self) -> Vec<ClientTicket> {
+        core::mem::take(&mut self.waiting)
+    }
 }
 
 // ---- into rustls ----

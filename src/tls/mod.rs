@@ -30,7 +30,8 @@ pub use record::{
     KEY_UPDATE_RECORDS, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, record_bytes,
 };
 pub use settings::{
-    ALPN_HTTP1, ALPN_MMTP, ClientOptions, ClientSettings, Identity, Roots, ServerOptions, ServerSettings, SettingsError,
+    ALPN_HTTP1, ALPN_MMTP, ClientAuth, ClientOptions, ClientSettings, Identity, Names, Roots, ServerOptions,
+    ServerSettings, SettingsError,
 };
 
 use handshake::{ClientHandshake, Handshake, Progress, ServerHandshake};
@@ -41,8 +42,8 @@ use crate::base::wire::Protocol;
 /// One TLS connection, either side.
 pub struct Session {
     state: State,
-    /// Not empty only between [`Received::Established`] and [`Session::issued`].
-    issued: Vec<IssuedTicket>,
+    /// Some only between [`Received::Established`] and [`Session::issued`].
+    issued: Option<Box<[IssuedTicket]>>,
 }
 
 /// Handshaking -> Established -> Failed; Handshaking -> Failed.
@@ -110,7 +111,8 @@ pub struct Established {
     pub early: Early,
     /// The cipher suite.
     pub suite: Suite,
-    /// SHA-256 of the certificate the peer showed, in DER. On a server: none unless client certificates are required.
+    /// SHA-256 of the certificate the peer showed, in DER. On a server: none unless client certificates are asked
+    /// for.
     pub peer_certificate_sha256: Option<[u8; 32]>,
     /// The application protocol agreed on, as in ALPN.
     pub alpn: Option<Box<[u8]>>,
@@ -198,13 +200,13 @@ impl Session {
     /// [`Session::receive`]; the newest few are kept until then.
     pub fn client_tickets(&mut self) -> Vec<ClientTicket> {
         match &mut self.state {
-            State::Established(traffic) => traffic.tickets(),
+            State::Established(traffic) => traffic.taken_tickets(),
             State::Handshaking(_) | State::Failed => Vec::new(),
         }
     }
 
     fn new(handshake: Handshake) -> Session {
-        Session { state: State::Handshaking(handshake), issued: Vec::new() }
+        Session { state: State::Handshaking(handshake), issued: None }
     }
 
     /// Takes exactly one whole record (see [`record_bytes`]), header included, and opens it in place. Appends to `out`
@@ -275,7 +277,7 @@ impl Session {
     /// The tickets that the handshake issued, to be stored. To be called right after [`Received::Established`]; later it
     /// gives none.
     pub fn issued(&mut self) -> Vec<IssuedTicket> {
-        core::mem::take(&mut self.issued)
+        self.issued.take().unwrap_or_default().into_vec()
     }
 
     /// Lets go of what an idle connection does not need. The next use gets it back.
@@ -292,10 +294,10 @@ impl Session {
         let mut complete = handshake.complete()?;
         let established = complete.established.clone();
         let (refusal, issued) = (complete.refusal, core::mem::take(&mut complete.issued));
-        self.state = State::Established(Traffic::new(complete)?);
+        self.state = State::Established(Traffic::new(complete));
         match refusal {
             None => {
-                self.issued = issued;
+                self.issued = (!issued.is_empty()).then(|| issued.into_boxed_slice());
                 Ok(established)
             }
             Some(refusal) => {
@@ -392,7 +394,7 @@ mod tests {
     fn a_session_is_small_and_may_move_between_threads() {
         fn assert_send<T: Send>(_: &T) {}
         assert_send(&Pair::established().server);
-        assert!(size_of::<Session>() <= 176, "{} bytes", size_of::<Session>());
+        assert!(size_of::<Session>() <= 192, "{} bytes", size_of::<Session>());
         assert!(size_of::<Received<'_>>() <= 24, "{} bytes", size_of::<Received<'_>>());
     }
 

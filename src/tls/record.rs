@@ -1,10 +1,9 @@
 //! The record layer of TLS 1.3 (RFC 8446 section 5): one direction of one connection, opened and sealed in place.
 //!
-//! Owns a key, its IV and the count of records it has protected; never buffers, never allocates per record.
-//! Invariant: a sequence number is used once per key, and a key is not used past its limit.
+//! Owns a traffic secret, the cipher made from it and the count of records it has protected; never buffers, never
+//! allocates per record. Invariant: a sequence number is used once per key, and a key is not used past its limit.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use rustls::ConnectionTrafficSecrets;
 
 use super::desk::{self, Secret};
 use super::error::TlsError;
@@ -27,6 +26,7 @@ const RECORDS_PER_KEY_MAX: u64 = 1 << 24;
 const CIPHERTEXT_BYTES_MAX: usize = PLAINTEXT_BYTES_MAX + 256;
 const TAG_BYTES: usize = 16;
 const IV_BYTES: usize = 12;
+const KEY_BYTES_MAX: usize = 32;
 
 const _: () = assert!(PLAINTEXT_BYTES_MAX + RECORD_TRAILER_BYTES <= CIPHERTEXT_BYTES_MAX);
 const _: () = assert!(CIPHERTEXT_BYTES_MAX <= u16::MAX as usize);
@@ -99,57 +99,78 @@ pub(super) fn put_plain(content: ContentType, payload: &[u8], out: &mut Vec<u8>)
     out.extend_from_slice(payload);
 }
 
-/// The protection of one direction under one key.
+/// The protection of one direction under one traffic secret after another.
 pub(super) struct Protection {
-    key: LessSafeKey,
-    iv: [u8; IV_BYTES],
+    /// What is derived from the secret. `None` while the connection rests; boxed, so that one that rests is small.
+    cipher: Option<Box<Cipher>>,
+    secret: Secret,
     /// Records protected so far with this key, which is the sequence number of the next (RFC 8446 5.3).
     sequence: u64,
+    suite: Suite,
 }
 
-impl Protection {
-    /// Begins with the secrets that the handshake, or a key update, led to.
-    pub(super) fn new(secrets: (u64, ConnectionTrafficSecrets)) -> Result<Protection, TlsError> {
-        let (sequence, secrets) = secrets;
-        let (algorithm, key, iv) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
-            _ => return Err(TlsError::Internal("cipher suite without a record layer")),
-        };
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| TlsError::Internal("cipher refused its key"))?;
-        let iv = iv.as_ref().try_into().map_err(|_| TlsError::Internal("IV of a wrong length"))?;
-        Ok(Protection { key: LessSafeKey::new(key), iv, sequence })
-    }
+struct Cipher {
+    key: LessSafeKey,
+    iv: [u8; IV_BYTES],
+}
 
-    /// Begins with a traffic secret (RFC 8446 7.3).
-    pub(super) fn from_secret(suite: Suite, secret: &Secret) -> Result<Protection, TlsError> {
-        let refused = |_| TlsError::Internal("cipher refused its key");
+impl Cipher {
+    /// RFC 8446 7.3.
+    fn new(suite: Suite, secret: &Secret) -> Result<Box<Cipher>, TlsError> {
         let (algorithm, key_bytes) = match suite {
             Suite::Aes128Gcm => (&AES_128_GCM, 16),
             Suite::Aes256Gcm => (&AES_256_GCM, 32),
             Suite::Chacha20Poly1305 => (&CHACHA20_POLY1305, 32),
         };
-        let (mut key, mut iv) = ([0; 32], [0; IV_BYTES]);
+        let (mut key, mut iv) = ([0; KEY_BYTES_MAX], [0; IV_BYTES]);
         schedule::expand_label(suite, secret, b"key", &mut key[..key_bytes])?;
         schedule::expand_label(suite, secret, b"iv", &mut iv)?;
-        let unbound = UnboundKey::new(algorithm, &key[..key_bytes]).map_err(refused);
+        let unbound = UnboundKey::new(algorithm, &key[..key_bytes]);
         desk::clear(&mut key);
-        Ok(Protection { key: LessSafeKey::new(unbound?), iv, sequence: 0 })
+        let key = LessSafeKey::new(unbound.map_err(|_| TlsError::Internal("cipher refused its key"))?);
+        Ok(Box::new(Cipher { key, iv }))
+    }
+
+    /// The nonce of a record: the IV with the sequence number folded in (RFC 8446 5.3).
+    fn nonce(&self, sequence: u64) -> Nonce {
+        let mut nonce = self.iv;
+        for (byte, number) in nonce[IV_BYTES - 8..].iter_mut().zip(sequence.to_be_bytes()) {
+            *byte ^= number;
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
+impl Protection {
+    /// Begins with the secret that a handshake led to, with which `sequence` records have been protected already.
+    pub(super) fn new(suite: Suite, secret: Secret, sequence: u64) -> Protection {
+        Protection { cipher: None, secret, sequence, suite }
+    }
+
+    /// Goes on with the next secret (RFC 8446 7.2). The old one is gone.
+    pub(super) fn update(&mut self) -> Result<(), TlsError> {
+        self.secret = schedule::next_secret(self.suite, &self.secret)?;
+        (self.cipher, self.sequence) = (None, 0);
+        Ok(())
+    }
+
+    /// Lets go of what the secret can give again.
+    pub(super) fn rest(&mut self) {
+        self.cipher = None;
+    }
+
+    /// The cipher, made anew after a rest.
+    #[inline]
+    fn cipher(&mut self) -> Result<&Cipher, TlsError> {
+        if self.cipher.is_none() {
+            self.cipher = Some(Cipher::new(self.suite, &self.secret)?);
+        }
+        self.cipher.as_deref().ok_or(TlsError::Internal("no cipher"))
     }
 
     /// Records protected so far with this key.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence
-    }
-
-    /// The nonce of the next record: the IV with the sequence number folded in (RFC 8446 5.3).
-    fn nonce(&self) -> Nonce {
-        let mut nonce = self.iv;
-        for (byte, number) in nonce[IV_BYTES - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
-            *byte ^= number;
-        }
-        Nonce::assume_unique_for_key(nonce)
     }
 
     /// Opens one whole record in place. Gives its content type and its plaintext, padding removed.
@@ -164,8 +185,10 @@ impl Protection {
         if body.len() > CIPHERTEXT_BYTES_MAX {
             return Err(TlsError::RecordOverflow);
         }
-        let opened =
-            self.key.open_in_place(self.nonce(), Aad::from(*header), body).map_err(|_| TlsError::BadRecordMac)?;
+        let sequence = self.sequence;
+        let cipher = self.cipher()?;
+        let opened = cipher.key.open_in_place(cipher.nonce(sequence), Aad::from(*header), body);
+        let opened = opened.map_err(|_| TlsError::BadRecordMac)?;
         // A peer that sends 2^64 records under one key is not one this process lives to meet.
         self.sequence = self.sequence.checked_add(1).ok_or(TlsError::KeyExhausted)?;
         // RFC 8446 5.4: the last byte that is not zero is the content type.
@@ -197,11 +220,14 @@ impl Protection {
         let [high, low] = sealed_bytes.to_be_bytes();
         // RFC 8446 5.2: on the outside every protected record is application data of TLS 1.2.
         let header = [ContentType::ApplicationData.code(), 3, 3, high, low];
+        let sequence = self.sequence;
+        let cipher = self.cipher()?;
         out[start..plaintext_at].copy_from_slice(&header);
         out.push(content.code());
         let mut tag = [0; TAG_BYTES];
-        self.key
-            .seal_in_place_scatter(self.nonce(), Aad::from(header), &mut out[plaintext_at..], &[], &mut tag)
+        cipher
+            .key
+            .seal_in_place_scatter(cipher.nonce(sequence), Aad::from(header), &mut out[plaintext_at..], &[], &mut tag)
             .map_err(|_| TlsError::Internal("cipher refused to seal"))?;
         out.extend_from_slice(&tag);
         self.sequence += 1;
@@ -218,7 +244,10 @@ impl Protection {
         let aad = Aad::from([23, 3, 3, high, low]);
         record.extend_from_slice(inner);
         let mut tag = [0; TAG_BYTES];
-        self.key.seal_in_place_scatter(self.nonce(), aad, &mut record[RECORD_HEADER_BYTES..], &[], &mut tag).unwrap();
+        let sequence = self.sequence;
+        let cipher = self.cipher().unwrap();
+        let nonce = cipher.nonce(sequence);
+        cipher.key.seal_in_place_scatter(nonce, aad, &mut record[RECORD_HEADER_BYTES..], &[], &mut tag).unwrap();
         record.extend_from_slice(&tag);
         self.sequence += 1;
         record

@@ -8,12 +8,14 @@ use core::fmt;
 use std::sync::Arc;
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::compress::CompressionCache;
 use rustls::crypto::aws_lc_rs::{self as provider, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 use super::desk::Desk;
@@ -32,6 +34,8 @@ const TICKETS: usize = 2;
 const TICKETS_RETURNING: usize = 1;
 /// Tickets given to a client that asks for a number (RFC 9149), at most.
 const TICKETS_REQUESTED_MAX: usize = 4;
+/// Ways to compress a certificate: brotli and zlib.
+const COMPRESSIONS: usize = 2;
 /// Bytes of early data that a ticket allows, unless set.
 const EARLY_BYTES_MAX: u32 = 1 << 14;
 
@@ -48,6 +52,8 @@ pub enum SettingsError {
     BadKey(String),
     /// The key belongs to another certificate.
     KeyMismatch,
+    /// Not a DNS name, nor one with a star for its first label.
+    BadName(String),
     /// No usable root certificate.
     BadRoots(String),
     /// The combination is refused by the TLS library.
@@ -62,6 +68,7 @@ impl fmt::Display for SettingsError {
             SettingsError::NoKey => f.write_str("no private key found: expected PEM (PKCS#8, SEC1 or PKCS#1)"),
             SettingsError::BadKey(why) => write!(f, "private key cannot be used: {why}"),
             SettingsError::KeyMismatch => f.write_str("private key does not belong to the certificate"),
+            SettingsError::BadName(name) => write!(f, "{name:?} is neither a DNS name nor a wildcard"),
             SettingsError::BadRoots(why) => write!(f, "trusted roots cannot be used: {why}"),
             SettingsError::Refused(why) => write!(f, "TLS settings refused: {why}"),
         }
@@ -73,6 +80,7 @@ impl core::error::Error for SettingsError {}
 /// A certificate chain with its private key.
 #[derive(Clone)]
 pub struct Identity {
+    /// With its OCSP response, if it has one.
     certified: Arc<CertifiedKey>,
     chain: Vec<CertificateDer<'static>>,
     key: Arc<PrivateKeyDer<'static>>,
@@ -107,6 +115,15 @@ impl Identity {
     pub fn from_der(chain: Vec<Vec<u8>>, key: Vec<u8>) -> Result<Identity, SettingsError> {
         let key = PrivateKeyDer::try_from(key).map_err(|why| SettingsError::BadKey(why.to_string()))?;
         Identity::new(chain.into_iter().map(CertificateDer::from).collect(), key)
+    }
+
+    /// The same with an OCSP response in DER, shown to clients that ask for one (RFC 6066 section 8). It is passed on
+    /// unread.
+    #[must_use]
+    pub fn with_ocsp(self, response: Vec<u8>) -> Identity {
+        let mut certified = CertifiedKey::clone(&self.certified);
+        certified.ocsp = Some(response);
+        Identity { certified: Arc::new(certified), ..self }
     }
 
     fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Identity, SettingsError> {
@@ -189,19 +206,63 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest.as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }
 
+/// The names that an identity is shown for, in lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    exact: Vec<String>,
+    /// What stands behind the star, with its dot.
+    wildcard: Vec<String>,
+}
+
+impl Names {
+    /// From DNS names, of which the first label may be `*`: it stands for any one label. Case does not matter.
+    ///
+    /// # Errors
+    /// [`SettingsError::BadName`] for what is neither.
+    pub fn new<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Names, SettingsError> {
+        let mut found = Names::default();
+        for name in names {
+            let name = name.as_ref().to_ascii_lowercase();
+            let host = name.strip_prefix('*').map_or(Some(&name[..]), |suffix| suffix.strip_prefix('.'));
+            if !host.is_some_and(|host| DnsName::try_from(host).is_ok()) {
+                return Err(SettingsError::BadName(name));
+            }
+            match name.strip_prefix('*') {
+                Some(suffix) => found.wildcard.push(suffix.to_owned()),
+                None => found.exact.push(name),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether clients show certificates (mutual TLS).
+#[derive(Clone, Debug, Default)]
+pub enum ClientAuth {
+    /// They are not asked.
+    #[default]
+    None,
+    /// They are asked, and one without a certificate is taken; one that shows a certificate needs a chain to these roots.
+    Optional(Roots),
+    /// They must show a certificate with a chain to these roots.
+    Required(Roots),
+}
+
 /// What a listener wants.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// What it shows to clients.
-    pub identity: Identity,
-    /// Some: clients must show a certificate that chains to one of these (mutual TLS).
-    pub client_roots: Option<Roots>,
+    /// What it shows to clients, by the name they ask for: exact names before wildcards. The first is also shown to those
+    /// who ask for no name, or one that nothing here stands for. Not empty.
+    pub identities: Vec<(Names, Identity)>,
+    /// Whether clients show certificates.
+    pub client_auth: ClientAuth,
     /// Whether a client that offers `http/1.1` or no application protocol at all is taken as a tunnel. Otherwise only
     /// `mmtp/1` is taken, and anything else ends with no_application_protocol.
     pub tunnels: bool,
     /// Whether X25519MLKEM768 is taken, before X25519, from clients that prefer it.
     pub post_quantum: bool,
-    /// Tickets after a full handshake, for resumption. Zero: none.
+    /// Tickets after a full handshake, for resumption. Zero: none. After a resumption there is one, and a client may ask
+    /// for up to four (RFC 9149).
     pub tickets: usize,
     /// Bytes of early data that a client with a ticket may send, for [`super::Session::proceed`] to accept or refuse.
     /// Zero: none.
@@ -211,12 +272,12 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// The defaults for a listener that shows `identity`: no client certificates, no tunnels.
+    /// The defaults for a listener that shows `identity` whatever name is asked for: no client certificates, no tunnels.
     #[must_use]
     pub fn new(identity: Identity) -> ServerOptions {
         ServerOptions {
-            identity,
-            client_roots: None,
+            identities: vec![(Names::default(), identity)],
+            client_auth: ClientAuth::None,
             tunnels: false,
             post_quantum: false,
             tickets: TICKETS,
@@ -305,8 +366,9 @@ impl ServerSettings {
     /// # Errors
     /// When the TLS library refuses the combination.
     pub fn new(options: &ServerOptions) -> Result<ServerSettings, SettingsError> {
+        let shared = Shared::new(options)?;
         let both = |suites: &[SupportedCipherSuite]| -> Result<_, SettingsError> {
-            let full = server_config(options, suites)?;
+            let full = server_config(options, &shared, suites)?;
             let mut returning = full.clone();
             returning.send_tls13_tickets = options.tickets.min(TICKETS_RETURNING);
             Ok([Arc::new(full), Arc::new(returning)])
@@ -333,13 +395,102 @@ impl ServerSettings {
 }
 
 fn realm(options: &ServerOptions) -> u64 {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    context.update(&[u8::from(options.tunnels), u8::from(options.client_roots.is_some())]);
-    if let Some(roots) = &options.client_roots {
-        context.update(&roots.digest);
+    let (kind, roots) = match &options.client_auth {
+        ClientAuth::None => (0, [0; 32]),
+        ClientAuth::Optional(roots) => (1, roots.digest),
+        ClientAuth::Required(roots) => (2, roots.digest),
+    };
+    let mut told = vec![kind];
+    told.extend_from_slice(&roots);
+    for protocol in protocols(options) {
+        told.push(u8::try_from(protocol.len()).unwrap_or(u8::MAX)); // RFC 7301 3.1: at most 255
+        told.extend_from_slice(protocol);
     }
-    let digest = context.finish();
-    u64::from_be_bytes(*digest.as_ref().first_chunk().expect("SHA-256 gives 32 bytes"))
+    u64::from_be_bytes(*sha256(&told).first_chunk().expect("SHA-256 gives 32 bytes"))
+}
+
+/// The application protocols that a listener takes, most wanted first.
+fn protocols(options: &ServerOptions) -> &'static [&'static [u8]] {
+    if options.tunnels { &[ALPN_MMTP, ALPN_HTTP1] } else { &[ALPN_MMTP] }
+}
+
+/// What the configs of one listener share.
+struct Shared {
+    resolver: Arc<Resolver>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    compressed: Arc<CompressionCache>,
+}
+
+impl Shared {
+    fn new(options: &ServerOptions) -> Result<Shared, SettingsError> {
+        let verifier = |roots: &Roots, is_required: bool| {
+            let crypto = crypto(&AES_FIRST, options.post_quantum);
+            let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots.store), crypto);
+            let builder = if is_required { builder } else { builder.allow_unauthenticated() };
+            builder.build().map_err(|error| SettingsError::BadRoots(error.to_string()))
+        };
+        Ok(Shared {
+            resolver: Arc::new(Resolver::new(&options.identities)?),
+            verifier: match &options.client_auth {
+                ClientAuth::None => WebPkiClientVerifier::no_client_auth(),
+                ClientAuth::Optional(roots) => verifier(roots, false)?,
+                ClientAuth::Required(roots) => verifier(roots, true)?,
+            },
+            compressed: Arc::new(CompressionCache::new(options.identities.len() * COMPRESSIONS)),
+        })
+    }
+}
+
+/// Chooses what is shown to a client.
+#[derive(Debug)]
+struct Resolver {
+    default: Arc<CertifiedKey>,
+    /// Sorted by name, as the next; names in lower case.
+    exact: Vec<(String, Arc<CertifiedKey>)>,
+    /// By what stands behind the star, with its dot.
+    wildcard: Vec<(String, Arc<CertifiedKey>)>,
+}
+
+impl Resolver {
+    fn new(identities: &[(Names, Identity)]) -> Result<Resolver, SettingsError> {
+        let (_, default) = identities.first().ok_or(SettingsError::NoCertificate)?;
+        let sorted = |names: fn(&Names) -> &Vec<String>| {
+            let each = |(given, identity): &(Names, Identity)| {
+                let certified = Arc::clone(&identity.certified);
+                names(given).iter().map(|name| (name.clone(), Arc::clone(&certified))).collect::<Vec<_>>()
+            };
+            let mut all: Vec<_> = identities.iter().flat_map(each).collect();
+            all.sort_by(|one, other| one.0.cmp(&other.0)); // stable: the first of equal names stays
+            all.dedup_by(|later, earlier| later.0 == earlier.0);
+            all
+        };
+        Ok(Resolver {
+            default: Arc::clone(&default.certified),
+            exact: sorted(|names| &names.exact),
+            wildcard: sorted(|names| &names.wildcard),
+        })
+    }
+
+    fn choose(&self, name: &str) -> &Arc<CertifiedKey> {
+        let name = name.to_ascii_lowercase();
+        let find = |sorted: &'_ [(String, Arc<CertifiedKey>)], name: &str| {
+            sorted.binary_search_by(|(known, _)| known[..].cmp(name)).ok()
+        };
+        let suffix = name.find('.').map_or("", |dot| &name[dot..]);
+        if let Some(index) = find(&self.exact, &name) {
+            &self.exact[index].1
+        } else if let Some(index) = find(&self.wildcard, suffix) {
+            &self.wildcard[index].1
+        } else {
+            &self.default
+        }
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(hello.server_name().map_or(&self.default, |name| self.choose(name))))
+    }
 }
 
 /// Settings of a dialer. Cheap to clone; clones share everything.
@@ -397,6 +548,8 @@ impl ClientSettings {
         };
         config.alpn_protocols.clone_from(&options.alpn);
         config.enable_secret_extraction = true;
+        config.key_log = Arc::new(Desk); // the traffic secrets
+        config.cert_decompressors = Vec::new(); // trunks are few and last: not worth a decompressor
         config.resumption = match options.sessions {
             0 => Resumption::disabled(),
             sessions => Resumption::in_memory_sessions(sessions),
@@ -451,25 +604,19 @@ fn crypto(suites: &[SupportedCipherSuite], post_quantum: bool) -> Arc<CryptoProv
     Arc::new(CryptoProvider { cipher_suites: suites.to_vec(), kx_groups, ..provider::default_provider() })
 }
 
-fn server_config(options: &ServerOptions, suites: &[SupportedCipherSuite]) -> Result<ServerConfig, SettingsError> {
-    let crypto = crypto(suites, options.post_quantum);
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&crypto))
+fn server_config(
+    options: &ServerOptions,
+    shared: &Shared,
+    suites: &[SupportedCipherSuite],
+) -> Result<ServerConfig, SettingsError> {
+    let mut config = ServerConfig::builder_with_provider(crypto(suites, options.post_quantum))
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(refused)?;
-    let builder = match &options.client_roots {
-        Some(roots) => builder.with_client_cert_verifier(
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots.store), crypto)
-                .build()
-                .map_err(|error| SettingsError::BadRoots(error.to_string()))?,
-        ),
-        None => builder.with_no_client_auth(),
-    };
-    let resolver = SingleCertAndKey::from(CertifiedKey::clone(&options.identity.certified));
-    let mut config = builder.with_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols.push(ALPN_MMTP.to_vec());
-    if options.tunnels {
-        config.alpn_protocols.push(ALPN_HTTP1.to_vec());
-    }
+        .map_err(refused)?
+        .with_client_cert_verifier(Arc::clone(&shared.verifier))
+        .with_cert_resolver(Arc::clone(&shared.resolver) as Arc<_>);
+    config.alpn_protocols = protocols(options).iter().map(|protocol| protocol.to_vec()).collect();
+    config.cert_compression_cache = Arc::clone(&shared.compressed);
+    config.cert_decompressors = Vec::new(); // clients with certificates are trunks, and few: not worth a decompressor
     config.ignore_client_order = true;
     config.enable_secret_extraction = true;
     config.send_tls13_tickets = options.tickets;
@@ -509,13 +656,73 @@ mod tests {
         let identity = identity(&chain, &key).unwrap();
         let roots = Roots::from_pem(chain.as_bytes()).unwrap();
         for (tunnels, post_quantum, tickets) in [(false, false, 0), (true, true, 2)] {
-            let client_roots = tunnels.then(|| roots.clone());
+            let client_auth = if tunnels { ClientAuth::Required(roots.clone()) } else { ClientAuth::None };
             let defaults = ServerOptions::new(identity.clone());
-            let options = ServerOptions { tunnels, post_quantum, tickets, client_roots, ..defaults };
+            let options = ServerOptions { tunnels, post_quantum, tickets, client_auth, ..defaults };
             ServerSettings::new(&options).unwrap();
         }
         let defaults = ClientOptions::new(roots);
         ClientSettings::new(&ClientOptions { identity: Some(identity), sessions: 0, ..defaults }).unwrap();
+    }
+
+    #[test]
+    fn an_identity_is_chosen_by_its_names() {
+        let made = |names: &[&str]| {
+            let (chain, key) = pair();
+            (Names::new(names).unwrap(), identity(&chain, &key).unwrap())
+        };
+        let identities =
+            [made(&["default.example"]), made(&["*.Example"]), made(&["a.example", "b.test"]), made(&["a.example"])];
+        let resolver = Resolver::new(&identities).unwrap();
+        let index = |name: &str| {
+            let chosen = resolver.choose(name);
+            identities.iter().position(|(_, identity)| Arc::ptr_eq(&identity.certified, chosen)).unwrap()
+        };
+        for (name, expected) in [
+            ("a.example", 2), // exact before wildcard, and the first of two
+            ("A.EXAMPLE", 2),
+            ("b.test", 2),
+            ("c.example", 1),
+            ("C.eXample", 1),
+            ("default.example", 0),
+            ("b.c.example", 0), // a star is one label
+            ("example", 0),
+            (".example", 1),
+            ("other.test", 0),
+        ] {
+            assert_eq!(index(name), expected, "{name}");
+        }
+        for name in ["", "*", "*.", "a*.example", "*.*.example", "a b", "ä.example"] {
+            assert!(matches!(Names::new([name]), Err(SettingsError::BadName(_))), "{name:?}");
+        }
+        assert!(matches!(Resolver::new(&[]), Err(SettingsError::NoCertificate)));
+    }
+
+    #[test]
+    fn a_realm_follows_from_authentication_and_protocols_alone() {
+        let (chain, key) = pair();
+        let (other, _) = pair();
+        let defaults = ServerOptions::new(identity(&chain, &key).unwrap());
+        let roots = |pem: &str| Roots::from_pem(pem.as_bytes()).unwrap();
+        let realm = |options: &ServerOptions| ServerSettings::new(options).unwrap().realm();
+        let with = |client_auth| realm(&ServerOptions { client_auth, ..defaults.clone() });
+        let both = [&chain[..], &other].concat();
+        let swapped = [&other[..], &chain].concat();
+        let realms = [
+            realm(&defaults),
+            realm(&ServerOptions { tunnels: true, ..defaults.clone() }),
+            with(ClientAuth::Required(roots(&chain))),
+            with(ClientAuth::Optional(roots(&chain))),
+            with(ClientAuth::Required(roots(&other))),
+            with(ClientAuth::Required(roots(&both))),
+        ];
+        for (index, realm) in realms.iter().enumerate() {
+            assert!(!realms[index + 1..].contains(realm));
+        }
+        assert_eq!(with(ClientAuth::Required(roots(&swapped))), realms[5]);
+        let (chain, key) = pair();
+        let defaults = ServerOptions::new(identity(&chain, &key).unwrap());
+        assert_eq!(realm(&ServerOptions { tickets: 0, early_bytes_max: 0, post_quantum: true, ..defaults }), realms[0]);
     }
 
     #[test]

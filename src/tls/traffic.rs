@@ -1,22 +1,23 @@
 //! A session after its handshake: application data, and the few messages that may still come between.
 //!
-//! Owns both directions' protection and what is left of rustls to derive further keys. Never buffers application data.
+//! Owns both directions' protection, and on a client what is left of rustls to take tickets. Never buffers application
+//! data, and holds nothing but secrets and counters while it rests.
 //! Invariant: what it answers (KeyUpdate, alerts) is whole records, appended only between records of its caller.
-
-use rustls::ConnectionTrafficSecrets;
 
 use super::Received;
 use super::error::{Alert, TlsError};
-use super::handshake::{Complete, Kernel};
-use super::keepsake::{self, ClientTicket};
+use super::handshake::Complete;
+use super::keepsake::{ClientTicket, TicketTaker};
 use super::record::{ContentType, Protection, RECORD_HEADER_BYTES};
 
 /// Records in a row that carry no application data, before the peer is taken for one that only wants to keep us busy.
 const IDLE_RECORDS_MAX: u16 = 32;
+/// Key updates of the peer that may come close to each other. A legitimate one makes one in millions of records.
+const KEY_UPDATE_CREDIT_MAX: u16 = 32;
+/// Records that earn a peer one more key update: as much work as one is, so that none is worth sending for its own sake.
+const KEY_UPDATE_SPACING_RECORDS: u64 = 64;
 /// Longest handshake message taken after the handshake: a ticket with a client certificate chain in it fits.
 const MESSAGE_BYTES_MAX: usize = 1 << 14;
-/// Tickets kept until they are asked for: the newest.
-const TICKETS_WAITING_MAX: usize = 8;
 const MESSAGE_HEADER_BYTES: usize = 4;
 const MESSAGE_NEW_SESSION_TICKET: u8 = 4;
 const MESSAGE_KEY_UPDATE: u8 = 24;
@@ -28,12 +29,15 @@ const ALERT_USER_CANCELED: u8 = 90;
 pub(super) struct Traffic {
     receiving: Protection,
     sending: Protection,
-    kernel: Kernel,
+    /// Some on a client.
+    tickets: Option<Box<TicketTaker>>,
     /// The beginning of a handshake message that spans records.
-    partial: Vec<u8>,
+    partial: Option<Box<Partial>>,
     key_update_records: u64,
     /// Records since the last one that carried application data.
     idle_records: u16,
+    /// Key updates that the peer may make.
+    key_update_credit: u16,
     /// The peer was asked for a key update and has not made it yet.
     update_requested: bool,
     /// close_notify, or a fatal alert, was put.
@@ -42,24 +46,31 @@ pub(super) struct Traffic {
     receiving_closed: bool,
 }
 
+/// Boxed as a whole: hardly any session ever has one.
+struct Partial {
+    message: Vec<u8>,
+}
+
 impl Traffic {
-    pub(super) fn new(complete: Complete) -> Result<Traffic, TlsError> {
-        Ok(Traffic {
-            receiving: Protection::new(complete.secrets.rx)?,
-            sending: Protection::new(complete.secrets.tx)?,
-            kernel: complete.kernel,
-            partial: Vec::new(),
+    pub(super) fn new(complete: Complete) -> Traffic {
+        Traffic {
+            receiving: complete.receiving,
+            sending: complete.sending,
+            tickets: complete.tickets,
+            partial: None,
             key_update_records: complete.key_update_records,
             idle_records: 0,
+            key_update_credit: KEY_UPDATE_CREDIT_MAX,
             update_requested: false,
             sending_closed: complete.sending_closed,
             receiving_closed: false,
-        })
+        }
     }
 
-    /// Lets go of memory that only a busy connection needs.
+    /// Lets go of both ciphers, which their secrets can give again.
     pub(super) fn rest(&mut self) {
-        self.partial.shrink_to_fit();
+        self.receiving.rest();
+        self.sending.rest();
     }
 
     /// Opens one whole record. On an error the caller puts the alert.
@@ -68,7 +79,7 @@ impl Traffic {
             return Ok(Received::Nothing); // RFC 8446 6.1: data after a closure alert is ignored
         }
         let (content, plaintext) = self.receiving.open(record)?;
-        if content != ContentType::Handshake && !self.partial.is_empty() {
+        if content != ContentType::Handshake && self.partial.is_some() {
             return Err(TlsError::Unexpected("record inside a handshake message")); // RFC 8446 5.1
         }
         if content == ContentType::ApplicationData && !plaintext.is_empty() {
@@ -109,19 +120,16 @@ impl Traffic {
         if fragment.is_empty() {
             return Err(TlsError::Unexpected("empty handshake record")); // RFC 8446 5.4
         }
-        if self.partial.is_empty() {
+        let Some(mut partial) = self.partial.take() else {
             let used_bytes = self.messages(fragment, out)?;
-            self.partial.extend_from_slice(&fragment[used_bytes..]);
-        } else {
-            let mut joined = core::mem::take(&mut self.partial);
-            joined.extend_from_slice(fragment);
-            let used_bytes = self.messages(&joined, out)?;
-            joined.drain(..used_bytes);
-            self.partial = joined;
-        }
-        if self.partial.is_empty() {
-            self.partial = Vec::new(); // an idle session keeps no buffer
-        }
+            let message = fragment[used_bytes..].to_vec();
+            self.partial = (!message.is_empty()).then(|| Box::new(Partial { message }));
+            return Ok(());
+        };
+        partial.message.extend_from_slice(fragment);
+        let used_bytes = self.messages(&partial.message, out)?;
+        partial.message.drain(..used_bytes);
+        self.partial = (!partial.message.is_empty()).then_some(partial);
         Ok(())
     }
 
@@ -140,9 +148,9 @@ impl Traffic {
     /// Length of the message that starts here, header included; `None` until its header is there. Refuses at its first
     /// byte what may not come, so that nothing else is ever gathered.
     fn message_bytes(&self, fragment: &[u8]) -> Result<Option<usize>, TlsError> {
-        let length_bytes_max = match (fragment[0], &self.kernel) {
+        let length_bytes_max = match (fragment[0], &self.tickets) {
             (MESSAGE_KEY_UPDATE, _) => 1,
-            (MESSAGE_NEW_SESSION_TICKET, Kernel::Client(_)) => MESSAGE_BYTES_MAX,
+            (MESSAGE_NEW_SESSION_TICKET, Some(_)) => MESSAGE_BYTES_MAX,
             _ => return Err(TlsError::Unexpected("handshake message after the handshake")),
         };
         let Some(&[_, high, middle, low]) = fragment.first_chunk::<MESSAGE_HEADER_BYTES>() else { return Ok(None) };
@@ -154,14 +162,8 @@ impl Traffic {
     }
 
     fn message(&mut self, kind: u8, body: &[u8], is_last: bool, out: &mut Vec<u8>) -> Result<(), TlsError> {
-        match (kind, &mut self.kernel) {
-            (MESSAGE_NEW_SESSION_TICKET, Kernel::Client(kernel)) => {
-                let ticket = keepsake::receive(&mut kernel.connection, kernel.issue.as_ref(), body)?;
-                kernel.tickets.extend(ticket);
-                let excess = kernel.tickets.len().saturating_sub(TICKETS_WAITING_MAX);
-                kernel.tickets.drain(..excess);
-                Ok(())
-            }
+        match (kind, &mut self.tickets) {
+            (MESSAGE_NEW_SESSION_TICKET, Some(taker)) => taker.take(body),
             (MESSAGE_KEY_UPDATE, _) if !is_last => {
                 // RFC 8446 5.1: a message must not span a change of keys.
                 Err(TlsError::Unexpected("KeyUpdate is not the end of its record"))
@@ -179,7 +181,11 @@ impl Traffic {
             [_] => return Err(TlsError::IllegalParameter("request_update is neither 0 nor 1")),
             _ => return Err(TlsError::Malformed("KeyUpdate of a wrong length")),
         };
-        self.receiving = Protection::new(self.kernel.next_receiving()?)?;
+        let earned = self.receiving.sequence() / KEY_UPDATE_SPACING_RECORDS;
+        let credit = (u64::from(self.key_update_credit) + earned).min(u64::from(KEY_UPDATE_CREDIT_MAX));
+        let Some(credit) = credit.checked_sub(1) else { return Err(TlsError::Flood("too many key updates")) };
+        self.key_update_credit = u16::try_from(credit).expect("at most KEY_UPDATE_CREDIT_MAX");
+        self.receiving.update()?;
         self.update_requested = false;
         if answer && !self.sending_closed {
             self.put_update(false, out)?;
@@ -188,11 +194,8 @@ impl Traffic {
     }
 
     /// On a client that keeps tickets: those that came since the last call.
-    pub(super) fn tickets(&mut self) -> Vec<ClientTicket> {
-        match &mut self.kernel {
-            Kernel::Client(kernel) => core::mem::take(&mut kernel.tickets),
-            Kernel::Server(_) => Vec::new(),
-        }
+    pub(super) fn taken_tickets(&mut self) -> Vec<ClientTicket> {
+        self.tickets.as_mut().map(|taker| taker.taken()).unwrap_or_default()
     }
 
     pub(super) fn seal(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {
@@ -220,8 +223,7 @@ impl Traffic {
 
     fn put_update(&mut self, request: bool, out: &mut Vec<u8>) -> Result<(), TlsError> {
         self.put(ContentType::Handshake, &[MESSAGE_KEY_UPDATE, 0, 0, 1, u8::from(request)], out)?;
-        self.sending = Protection::new(self.kernel.next_sending()?)?;
-        Ok(())
+        self.sending.update()
     }
 
     pub(super) fn put_close_notify(&mut self, out: &mut Vec<u8>) {
@@ -249,24 +251,6 @@ impl Traffic {
     }
 }
 
-impl Kernel {
-    fn next_sending(&mut self) -> Result<(u64, ConnectionTrafficSecrets), TlsError> {
-        let next = match self {
-            Kernel::Server(kernel) => kernel.update_tx_secret(),
-            Kernel::Client(kernel) => kernel.connection.update_tx_secret(),
-        };
-        next.map_err(|_| TlsError::Internal("no next traffic secret"))
-    }
-
-    fn next_receiving(&mut self) -> Result<(u64, ConnectionTrafficSecrets), TlsError> {
-        let next = match self {
-            Kernel::Server(kernel) => kernel.update_rx_secret(),
-            Kernel::Client(kernel) => kernel.connection.update_rx_secret(),
-        };
-        next.map_err(|_| TlsError::Internal("no next traffic secret"))
-    }
-}
-
 #[cfg(test)]
 impl Traffic {
     pub(super) fn sending_for_test(&mut self) -> &mut Protection {
@@ -274,7 +258,7 @@ impl Traffic {
     }
 
     pub(super) fn update_for_test(&mut self) {
-        self.sending = Protection::new(self.kernel.next_sending().unwrap()).unwrap();
+        self.sending.update().unwrap();
     }
 }
 
@@ -408,6 +392,50 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn key_updates_are_limited_by_what_comes_between() {
+        let spent = |between: usize| {
+            let mut pair = Pair::established();
+            let mut to_client = Vec::new();
+            for count in 0..200 {
+                for _ in 0..between {
+                    pair.carries_to_server(&mut to_client);
+                }
+                let mut record = hostile(&mut pair.client).seal_inner(&[24, 0, 0, 1, 0, 22]);
+                hostile(&mut pair.client).update();
+                match pair.server.receive(&mut record, &mut to_client) {
+                    Ok(_) => {}
+                    Err(error) => return Some((count, error)),
+                }
+            }
+            None
+        };
+        let flood = TlsError::Flood("too many key updates");
+        assert_eq!(spent(1), Some((KEY_UPDATE_CREDIT_MAX, flood)));
+        let spacing = usize::try_from(KEY_UPDATE_SPACING_RECORDS).unwrap();
+        assert_eq!(spent(spacing - 2).map(|(_, error)| error), Some(flood));
+        assert_eq!(spent(spacing - 1), None, "the key update is a record too");
+    }
+
+    #[test]
+    fn a_rested_session_goes_on_where_it_was() {
+        let mut pair = Pair::established();
+        let mut to_client = Vec::new();
+        for round in 0..4 {
+            assert!(pair.carries_both_ways(&mut to_client));
+            pair.server.rest();
+            pair.server.rest();
+            if round == 2 {
+                pair.server.put_key_update(&mut to_client).unwrap();
+                pair.server.rest();
+            }
+            if round == 3 {
+                pair.client.rest();
+            }
+        }
+        assert!(pair.carries_both_ways(&mut to_client));
     }
 
     #[test]

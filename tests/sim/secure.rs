@@ -10,8 +10,8 @@ use trunkline::base::prng::Prng;
 use trunkline::base::wire::Sink;
 use trunkline::ring::Fd;
 use trunkline::tls::{
-    ClientOptions, ClientSettings, Identity, PLAINTEXT_BYTES_MAX, RECORD_HEADER_BYTES, Received, Roots, ServerOptions,
-    ServerSettings, Session, record_bytes,
+    ClientAuth, ClientOptions, ClientSettings, Identity, PLAINTEXT_BYTES_MAX, RECORD_HEADER_BYTES, Received, Roots,
+    ServerOptions, ServerSettings, Session, record_bytes,
 };
 use trunkline::worker::TlsSettings;
 
@@ -46,8 +46,8 @@ pub fn security() -> &'static Security {
             Identity::from_der(vec![certificate.der().to_vec()], key.serialize_der()).expect("just made")
         };
         let (pop, gateway) = (sign("pop", 2), sign("gateway", 3));
-        let server = |identity: &Identity, tunnels, client_roots| {
-            let options = ServerOptions { tickets: 0, tunnels, client_roots, ..ServerOptions::new(identity.clone()) };
+        let server = |identity: &Identity, tunnels, client_auth| {
+            let options = ServerOptions { tickets: 0, tunnels, client_auth, ..ServerOptions::new(identity.clone()) };
             ServerSettings::new(&options).expect("sound")
         };
         let client = |identity: Option<&Identity>, alpn: &[&[u8]]| {
@@ -59,11 +59,11 @@ pub fn security() -> &'static Security {
         let trunk = client(Some(&pop), &[b"mmtp/1"]);
         Security {
             pop: Arc::new(TlsSettings {
-                listeners: vec![server(&pop, true, None)],
+                listeners: vec![server(&pop, true, ClientAuth::None)],
                 gateways: vec![(trunk.clone(), "gateway".to_owned()), (trunk, "gateway".to_owned())],
             }),
             gateway: Arc::new(TlsSettings {
-                listeners: vec![server(&gateway, false, Some(roots()))],
+                listeners: vec![server(&gateway, false, ClientAuth::Required(roots()))],
                 gateways: vec![],
             }),
             mmtp_client: client(None, &[b"mmtp/1"]),

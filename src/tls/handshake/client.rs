@@ -7,12 +7,13 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 
+use super::super::desk::{self, Papers};
 use super::super::error::{TlsError, from_rustls};
-use super::super::keepsake::{self, ClientTicket, Issue};
-use super::super::record::{ContentType, PLAINTEXT_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES};
+use super::super::keepsake::{self, ClientTicket, Issue, TicketTaker};
+use super::super::record::{ContentType, PLAINTEXT_BYTES_MAX, Protection, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES};
 use super::super::settings::{ClientInner, ClientSettings};
 use super::super::{Early, handshake};
-use super::{ClientKernel, Complete, Intake, Kernel, Progress, Step, has_keys, leftover, step};
+use super::{Complete, Intake, Progress, Step, has_keys, leftover, step};
 
 /// What a record of early data costs of the server's limit beside its plaintext. A server that skips early data counts
 /// ciphertext (RFC 8446 4.2.10), and some count the header.
@@ -24,6 +25,7 @@ const END_OF_EARLY_DATA_BYTES: u8 = (4 + RECORD_TRAILER_BYTES) as u8;
 pub(in crate::tls) struct ClientHandshake {
     pub(super) intake: Intake,
     connection: UnbufferedClientConnection,
+    papers: Box<Papers>,
     settings: ClientSettings,
     name: Box<str>,
     /// With a ticket: the certificate that the server showed when it proved itself.
@@ -56,6 +58,7 @@ impl ClientHandshake {
         let mut handshake = ClientHandshake {
             intake: Intake::default(),
             connection,
+            papers: Box::default(),
             settings: settings.clone(),
             name: name.into(),
             ticket_peer,
@@ -148,20 +151,8 @@ impl ClientHandshake {
 
     /// Lets rustls work until it waits for the peer. True when the handshake is complete.
     fn drive(&mut self, out: &mut Vec<u8>) -> Result<bool, TlsError> {
-        loop {
-            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut self.intake.input);
-            let step = step(state, out);
-            self.intake.input.drain(..discard);
-            match step {
-                Ok(Step::Again) => {}
-                Ok(Step::Blocked) => return Ok(false),
-                Ok(Step::Ready) => return Ok(!self.common().is_handshaking()),
-                Err(error) => {
-                    self.flush_alert(out);
-                    return Err(error);
-                }
-            }
-        }
+        let ClientHandshake { papers, connection, intake, .. } = self;
+        desk::with(papers, || drive(connection, &mut intake.input, out)).inspect_err(|_| self.flush_alert(out))
     }
 
     /// After a failure, the alert that rustls has queued. It is asked only while it has something to send: given the
@@ -197,14 +188,36 @@ impl ClientHandshake {
         let refusal = leftover(&self.intake).or(no_alpn.then_some(TlsError::NoApplicationProtocol));
         let (secrets, kernel) =
             self.connection.dangerous_into_kernel_connection().map_err(|error| from_rustls(&error))?;
+        let Papers { client_traffic: Some(sending), server_traffic: Some(receiving), .. } = *self.papers else {
+            return Err(TlsError::Internal("no traffic secrets"));
+        };
         Ok(Complete {
-            secrets,
-            kernel: Kernel::Client(Box::new(ClientKernel { connection: kernel, issue, tickets: Vec::new() })),
+            receiving: Protection::new(established.suite, receiving, secrets.rx.0),
+            sending: Protection::new(established.suite, sending, secrets.tx.0),
+            tickets: Some(Box::new(TicketTaker::new(kernel, issue))),
             established,
             issued: Vec::new(),
             sending_closed: false,
             refusal,
             key_update_records,
         })
+    }
+}
+
+/// Asks rustls until it waits for the server. True when the handshake is complete.
+fn drive(
+    connection: &mut UnbufferedClientConnection,
+    input: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> Result<bool, TlsError> {
+    loop {
+        let UnbufferedStatus { discard, state } = connection.process_tls_records(input);
+        let step = step(state, out);
+        input.drain(..discard);
+        match step? {
+            Step::Again => {}
+            Step::Blocked => return Ok(false),
+            Step::Ready => return Ok(!connection.is_handshaking()),
+        }
     }
 }

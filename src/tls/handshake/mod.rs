@@ -8,19 +8,16 @@
 mod client;
 mod server;
 
-use rustls::client::ClientConnectionData;
-use rustls::kernel::KernelConnection;
-use rustls::server::ServerConnectionData;
 use rustls::unbuffered::{ConnectionState, EncodeError};
-use rustls::{CommonState, ExtractedSecrets, HandshakeKind};
+use rustls::{CommonState, HandshakeKind};
 
 pub(super) use client::ClientHandshake;
 pub(super) use server::ServerHandshake;
 
 use super::desk::IssuedTicket;
 use super::error::{Alert, TlsError, from_rustls};
-use super::keepsake::{ClientTicket, Issue};
-use super::record::{ContentType, PLAINTEXT_BYTES_MAX, RECORD_HEADER_BYTES, put_plain};
+use super::keepsake::TicketTaker;
+use super::record::{ContentType, PLAINTEXT_BYTES_MAX, Protection, RECORD_HEADER_BYTES, put_plain};
 use super::settings::ALPN_MMTP;
 use super::{Early, Established, Suite};
 use crate::base::wire::Protocol;
@@ -53,24 +50,11 @@ pub(super) enum Progress {
     Complete,
 }
 
-/// What is left of rustls after the handshake: it derives the next traffic secrets, and a client's takes tickets.
-pub(super) enum Kernel {
-    Server(Box<KernelConnection<ServerConnectionData>>),
-    Client(Box<ClientKernel>),
-}
-
-/// What is left of a client's handshake.
-pub(super) struct ClientKernel {
-    pub(super) connection: KernelConnection<ClientConnectionData>,
-    /// Some when tickets are kept for the caller; otherwise rustls keeps them.
-    pub(super) issue: Option<Issue>,
-    /// Tickets that came and were not asked for yet.
-    pub(super) tickets: Vec<ClientTicket>,
-}
-
 pub(super) struct Complete {
-    pub(super) secrets: ExtractedSecrets,
-    pub(super) kernel: Kernel,
+    pub(super) receiving: Protection,
+    pub(super) sending: Protection,
+    /// Some on a client.
+    pub(super) tickets: Option<Box<TicketTaker>>,
     pub(super) established: Established,
     /// Tickets that a server gave.
     pub(super) issued: Vec<IssuedTicket>,

@@ -15,7 +15,7 @@ use super::super::record::{ContentType, PLAINTEXT_BYTES_MAX, Protection, RECORD_
 use super::super::settings::ServerSettings;
 use super::super::ticket::{self, TicketFacts};
 use super::super::{Early, Established, handshake};
-use super::{Complete, Intake, Kernel, Progress, Step, has_keys, leftover, outline, step};
+use super::{Complete, Intake, Progress, Step, has_keys, leftover, outline, step};
 
 /// Records of early data that one handshake may bring, taken or skipped. Each costs a pass of the cipher at least.
 const EARLY_RECORDS_MAX: u32 = 512;
@@ -127,6 +127,9 @@ impl ServerHandshake {
         if matches!(self.stage, Stage::Gathering(_)) && content == ContentType::ChangeCipherSpec.code() {
             return Err(TlsError::Unexpected("change_cipher_spec before ClientHello")); // RFC 8446 5
         }
+        if content == ContentType::Handshake.code() && matches!(self.skip, Skip::UntilHello) {
+            self.skip = Skip::Nothing;
+        }
         if is_data && self.is_skipped(record) {
             let trailer_bytes = RECORD_TRAILER_BYTES.min(length);
             let left = self.skipped_bytes_left.checked_sub(length - trailer_bytes);
@@ -231,7 +234,7 @@ impl ServerHandshake {
         } else {
             let secret = self.papers.client_handshake.take().ok_or(TlsError::Internal("no handshake secret"))?;
             let suite = suite.and_then(handshake::Suite::from_code).ok_or(TlsError::Internal("no suite"))?;
-            self.skip = Skip::UntilOpened(Box::new(Protection::from_secret(suite, &secret)?));
+            self.skip = Skip::UntilOpened(Box::new(Protection::new(suite, secret, 0)));
         }
         self.papers.client_handshake = None;
         Ok(())
@@ -260,9 +263,6 @@ impl ServerHandshake {
     }
 
     fn drive_checked(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Result<Driven, TlsError> {
-        if matches!(self.skip, Skip::UntilHello) {
-            self.skip = Skip::Nothing; // rustls has seen to it that nothing but a ClientHello comes here
-        }
         let before = out.len();
         self.drive(record, out).inspect_err(|&error| {
             // rustls writes the alert of what it finds itself, except for a few faults.
@@ -350,12 +350,16 @@ impl ServerHandshake {
         let established = self.established()?;
         let refusal = leftover(&self.intake);
         let Stage::Driven(connection) = self.stage else { return Err(TlsError::Misuse("handshake not begun")) };
-        let (secrets, kernel) = connection.dangerous_into_kernel_connection().map_err(|error| from_rustls(&error))?;
+        let (secrets, _) = connection.dangerous_into_kernel_connection().map_err(|error| from_rustls(&error))?;
+        let Papers { client_traffic: Some(receiving), server_traffic: Some(sending), issued, .. } = *self.papers else {
+            return Err(TlsError::Internal("no traffic secrets"));
+        };
         Ok(Complete {
-            secrets,
-            kernel: Kernel::Server(Box::new(kernel)),
+            receiving: Protection::new(established.suite, receiving, secrets.rx.0),
+            sending: Protection::new(established.suite, sending, secrets.tx.0),
+            tickets: None,
             established,
-            issued: self.papers.issued,
+            issued,
             sending_closed: self.sending_closed,
             refusal,
             key_update_records: self.settings.inner.key_update_records,

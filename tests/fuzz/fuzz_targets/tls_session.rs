@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use rcgen::{CertificateParams, KeyPair};
 use trunkline::tls::{
-    ClientOptions, ClientSettings, Identity, Received, Roots, ServerOptions, ServerSettings, Session, record_bytes,
+    ClientAuth, ClientOptions, ClientSettings, Identity, Received, Roots, ServerOptions, ServerSettings, Session, record_bytes,
 };
 
 static SETTINGS: LazyLock<(ServerSettings, ServerSettings, ClientSettings)> = LazyLock::new(|| {
@@ -19,7 +19,7 @@ static SETTINGS: LazyLock<(ServerSettings, ServerSettings, ClientSettings)> = La
     let roots = Roots::from_der(vec![certificate]).expect("it is a certificate");
     let mut options = ServerOptions { tunnels: true, post_quantum: true, ..ServerOptions::new(identity) };
     let tunnels = ServerSettings::new(&options).expect("the options are good");
-    options.client_roots = Some(roots.clone());
+    options.client_auth = ClientAuth::Required(roots.clone());
     options.tunnels = false;
     let mutual = ServerSettings::new(&options).expect("the options are good");
     (tunnels, mutual, ClientSettings::new(&ClientOptions::new(roots)).expect("the options are good"))
