@@ -127,6 +127,12 @@ impl<T> Slab<T> {
         })
     }
 
+    /// Slots, used and free: every index is below this.
+    #[must_use]
+    pub fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
     /// The key in use at a slot index, if any.
     #[must_use]
     pub fn key_at(&self, index: u32) -> Option<Key> {

@@ -18,6 +18,7 @@ pub use sys::Waker;
 pub use uring::{Lease, Uring};
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::base::slab::Key;
 use crate::base::time::Time;
@@ -34,6 +35,19 @@ pub trait Ring {
     /// The time of the last [`Ring::wait`].
     fn now(&self) -> Time;
 
+    /// The time, read afresh.
+    fn clock(&self) -> Time;
+
+    /// CPU time that the calling thread has used, the kernel's on its behalf included. A system call: for when it matters.
+    fn worked(&self) -> Duration;
+
+    /// Submits everything asked for since the last call, without waiting and without looking at completions. For what
+    /// should not wait until the next [`Ring::wait`].
+    ///
+    /// # Errors
+    /// As for [`Ring::wait`].
+    fn submit(&mut self) -> Result<(), RingError>;
+
     /// Submits everything asked for since the last call, waits for a completion or for `until` (forever if `None`), and
     /// appends all completions at hand.
     ///
@@ -43,6 +57,12 @@ pub trait Ring {
 
     /// Accepts connections until told otherwise.
     fn accept(&mut self, listener: Fd, key: Key);
+
+    /// Accepts one connection.
+    fn accept_one(&mut self, listener: Fd, key: Key);
+
+    /// Asks the accept of this listener to end. Its final completion follows, possibly with a last connection.
+    fn stop_accepting(&mut self, key: Key);
 
     /// Receives until told otherwise.
     fn receive(&mut self, fd: Fd, key: Key);

@@ -72,6 +72,14 @@ impl Queue {
         self.push(entry, Token::new(Kind::Accept, key));
     }
 
+    pub(super) fn push_accept_one(&mut self, fd: Fd, key: Key) {
+        // No place for an address: it is asked for later, and nothing is lent.
+        let entry = opcode::Accept::new(types::Fd(fd.0), std::ptr::null_mut(), std::ptr::null_mut())
+            .flags(libc::SOCK_CLOEXEC)
+            .build();
+        self.push(entry, Token::new(Kind::Accept, key));
+    }
+
     pub(super) fn push_receive(&mut self, fd: Fd, key: Key) {
         let entry = opcode::RecvMulti::new(types::Fd(fd.0), BUFFER_GROUP).build();
         self.push(entry, Token::new(Kind::Receive, key));
@@ -159,14 +167,20 @@ impl Queue {
         self.ring.params().is_feature_min_timeout()
     }
 
+    /// Submits what fits the submission queue.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        self.push_overflow();
+        let_go(self.ring.submit())
+    }
+
     /// Submits, then waits for one completion at least, or for `timeout`. With `batch` it returns before that only once
     /// so many completions are there, or after so many microseconds with fewer.
     pub(super) fn enter(&mut self, timeout: Option<Duration>, batch: Option<(usize, u32)>) -> io::Result<()> {
         self.push_overflow();
         let result = match timeout {
             None => self.ring.submit_and_wait(1),
-            Some(Duration::ZERO) => self.ring.submitter().submit_with_args(0, &SubmitArgs::new()),
             Some(timeout) => {
+                // No time at all is waited for too: the kernel carries out deferred work only for those who wait.
                 let timespec = Timespec::from(timeout);
                 let args = SubmitArgs::new().timespec(&timespec);
                 match batch {
@@ -177,16 +191,7 @@ impl Queue {
                 }
             }
         };
-        match result {
-            Ok(_) => Ok(()),
-            // Time is up, a signal came, or the completion queue must be emptied first: all are "look at completions".
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+        let_go(result)
     }
 
     /// Takes one completion.
@@ -259,6 +264,29 @@ impl Drop for Queue {
         }
         let _ = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
     }
+}
+
+/// What entering the ring came to.
+fn let_go(result: io::Result<usize>) -> io::Result<()> {
+    match result {
+        Ok(_) => Ok(()),
+        // Time is up, a signal came, or the completion queue must be emptied first: all are "look at completions".
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// CPU time of the calling thread.
+pub(super) fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a writable timespec. The call cannot fail for the calling thread's own clock; if it did, no time
+    // would have passed.
+    unsafe {
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time);
+    }
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn build(settings: &RingSettings) -> io::Result<IoUring> {

@@ -53,8 +53,7 @@ impl Uring {
     }
 
     fn tick(&mut self) {
-        let nanos = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.now = Time::from_nanos(nanos);
+        self.now = self.clock();
     }
 
     fn prove(&mut self) -> Result<(), RingError> {
@@ -141,13 +140,27 @@ impl Ring for Uring {
         self.now
     }
 
+    fn clock(&self) -> Time {
+        Time::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn worked(&self) -> Duration {
+        sys::thread_time()
+    }
+
+    fn submit(&mut self) -> Result<(), RingError> {
+        self.queue.submit().map_err(|error| RingError::Broken(error.into()))
+    }
+
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion<Lease>>) -> Result<(), RingError> {
         let (before, had) = (self.now, completions.len());
         let timeout = until.map(|until| {
             self.tick();
             until.since(self.now)
         });
-        self.queue.enter(timeout, self.batching.plan()).map_err(|error| RingError::Broken(error.into()))?;
+        // Who does not wait does not gather either, and learns nothing about gathering.
+        let batch = if timeout == Some(Duration::ZERO) { None } else { self.batching.plan() };
+        self.queue.enter(timeout, batch).map_err(|error| RingError::Broken(error.into()))?;
         self.tick();
         while let Some(raw) = self.queue.reap() {
             if let Some(completion) = self.translate(raw) {
@@ -155,12 +168,22 @@ impl Ring for Uring {
             }
         }
         let nanos = self.now.as_nanos() - before.as_nanos();
-        self.batching.passed(nanos, completions.len() - had);
+        if timeout != Some(Duration::ZERO) {
+            self.batching.passed(nanos, completions.len() - had);
+        }
         Ok(())
     }
 
     fn accept(&mut self, listener: Fd, key: Key) {
         self.queue.push_accept(listener, key);
+    }
+
+    fn accept_one(&mut self, listener: Fd, key: Key) {
+        self.queue.push_accept_one(listener, key);
+    }
+
+    fn stop_accepting(&mut self, key: Key) {
+        self.queue.push_cancel(Token::new(Kind::Accept, key));
     }
 
     fn receive(&mut self, fd: Fd, key: Key) {
@@ -370,6 +393,74 @@ mod tests {
         assert_eq!(shut, 200);
         assert_eq!(ring.queue.overflowed(), 0, "the kernel keeps overflow for us and drops nothing");
         ring.close(fd, false);
+    }
+
+    #[test]
+    fn one_connection_may_be_accepted_and_accepting_be_stopped() {
+        let mut ring = ring(&SMALL);
+        let settings = ListenerSettings {
+            address: "127.0.0.1:0".parse().expect("an address"),
+            backlog: 64,
+            user_timeout: Duration::from_secs(5),
+        };
+        let listener = listen(&settings).expect("loopback has ports");
+        let _streams = [(); 3].map(|()| TcpStream::connect(listener.address).expect("the backlog has room"));
+        let is_accept = |completion: &Completion<Lease>| matches!(completion.outcome, Outcome::Accepted { .. });
+        ring.accept_one(listener.fd, key(7));
+        let seen = until(&mut ring, is_accept);
+        assert!(matches!(seen[..], [Completion { outcome: Outcome::Accepted { result: Ok(_), more: false }, .. }]));
+        ring.close(accepted(&seen), true);
+        ring.accept(listener.fd, key(7));
+        let seen = until(&mut ring, is_accept);
+        ring.close(accepted(&seen), true);
+        ring.stop_accepting(key(7));
+        until(&mut ring, |completion| {
+            completion.token.names(key(7)) && matches!(completion.outcome, Outcome::Accepted { more: false, .. })
+        });
+        let _unseen = TcpStream::connect(listener.address).expect("the backlog has room");
+        let mut seen = Vec::new();
+        let soon = ring.clock() + Duration::from_millis(50);
+        while ring.clock() < soon {
+            ring.wait(Some(soon), &mut seen).expect("the ring works");
+        }
+        assert!(seen.is_empty(), "nothing is accepted any more: {seen:?}");
+        ring.close(listener.fd, false);
+    }
+
+    #[test]
+    fn completions_are_seen_without_waiting() {
+        let mut ring = ring(&SMALL);
+        let (mut stream, fd) = connected(&mut ring, 0);
+        ring.receive(fd, key(3));
+        ring.submit().expect("the ring works");
+        stream.write_all(b"x").expect("open");
+        let mut seen = Vec::new();
+        let end = Instant::now() + Duration::from_secs(5);
+        while seen.is_empty() && Instant::now() < end {
+            let now = ring.clock();
+            ring.wait(Some(now), &mut seen).expect("the ring works");
+        }
+        assert!(!seen.is_empty(), "deferred work is carried out by passes that do not block");
+        for completion in seen {
+            if let Outcome::Received { result: Ok(Some(lease)), .. } = completion.outcome {
+                ring.give_back(lease);
+            }
+        }
+        ring.cancel(fd);
+        until(&mut ring, |completion| matches!(completion.outcome, Outcome::Received { more: false, .. }));
+        ring.close(fd, false);
+    }
+
+    #[test]
+    fn the_time_a_thread_works_is_told_apart_from_the_time_it_waits() {
+        let mut ring = ring(&SMALL);
+        let (clock, worked) = (ring.clock(), ring.worked());
+        let until = clock + Duration::from_millis(50);
+        while ring.clock() < until {
+            ring.wait(Some(until), &mut Vec::new()).expect("the ring works");
+        }
+        assert!(ring.clock().since(clock) >= Duration::from_millis(50));
+        assert!(ring.worked() - worked < Duration::from_millis(25));
     }
 
     #[test]

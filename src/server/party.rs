@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::config::{GatewayConfig, PopConfig};
+use super::health::ProcessRole;
 use super::listen;
 use super::log::LogWriter;
 use super::run::{self, RunError};
@@ -46,7 +47,7 @@ impl Party {
         listen::check_free(Path::new(source.0), &binds).map_err(RunError::Config)?;
         let settings = run::relay_settings(config);
         let tls = run::pop_tls(config).map_err(RunError::Config)?;
-        let plan = run::workers_plan(vec![config.cores.first().copied()], &binds, &config.worker, tls);
+        let plan = run::workers_plan(ProcessRole::Pop, cores(&config.cores), &binds, &config.worker, tls);
         Party::start(&plan, move |_| Relay::new(settings.clone(), random_prng()))
     }
 
@@ -57,7 +58,7 @@ impl Party {
     pub fn gateway(config: &GatewayConfig) -> Result<Party, RunError> {
         let settings = run::gateway_settings(config);
         let tls = run::gateway_tls(config).map_err(RunError::Config)?;
-        let plan = run::workers_plan(vec![config.cores.first().copied()], &config.binds(), &config.worker, tls);
+        let plan = run::workers_plan(ProcessRole::Gateway, cores(&config.cores), &config.binds(), &config.worker, tls);
         Party::start(&plan, move |_| Gateway::new(settings.clone()))
     }
 
@@ -67,7 +68,7 @@ impl Party {
         L: Role<Links>,
         M: Fn(usize) -> L + Clone + Send + Sync + 'static,
     {
-        let shared = Arc::new(Shared::new(1));
+        let shared = Arc::new(run::shared(plan));
         match Workers::start(plan, shared.clone(), role.clone()) {
             Ok(workers) => Ok(Party { workers, shared, core: plan.cores[0] }),
             Err(WorkersError::Pin(_)) => Party::start(&WorkersPlan { cores: vec![None], ..plan.clone() }, role),
@@ -140,4 +141,9 @@ impl Party {
     pub fn join(mut self) -> Result<(), RunError> {
         self.workers.join().map_err(RunError::Workers)
     }
+}
+
+/// One worker, on the first of these cores if there is one.
+fn cores(cores: &[usize]) -> Vec<Option<usize>> {
+    vec![cores.first().copied()]
 }

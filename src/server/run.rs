@@ -23,6 +23,7 @@ use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::mmtp::{Agent, Attribute, CreditPolicy, Settings, Side};
 use crate::relay::{Relay, RelaySettings, TunnelEarly, TunnelSettings};
 use crate::ring::RingSettings;
+use crate::tickets::Store;
 use crate::tls::{
     self, ClientAuth, ClientOptions, ClientSettings, Roots, ServerOptions, ServerSettings, SettingsError,
 };
@@ -43,6 +44,18 @@ const TRUNK_STREAM_CREDIT_BYTES: u32 = 128 << 10;
 
 /// What the window of a stream on a trunk may grow to: 2 MiB fill a path of 100 ms at 160 Mbit/s.
 const TRUNK_STREAM_CREDIT_BYTES_MAX: u32 = 2 << 20;
+
+/// Percent of a busy core that handshakes may take: a storm of them leaves established connections four fifths.
+const HANDSHAKE_SHARE: u32 = 20;
+
+/// How long a client's patience with a connection that does not answer is taken to last.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Tickets kept in memory, for all workers: 29 MB when all are in use.
+const TICKETS_CAPACITY: usize = 100_000;
+
+/// How long a ticket is good for: the longest that this design allows.
+const TICKETS_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a process could not start, or did not end well.
 #[derive(Debug)]
@@ -152,8 +165,9 @@ impl Process<'_> {
             tracing::warn!("the limit on descriptors stays as it is: {error}");
         }
         listen::check_free(self.file, &self.binds).map_err(RunError::Config)?;
-        let plan = workers_plan(self.cores.iter().copied().map(Some).collect(), &self.binds, self.worker, tls);
-        let shared = Arc::new(Shared::new(plan.cores.len()));
+        let cores = self.cores.iter().copied().map(Some).collect();
+        let plan = workers_plan(self.role, cores, &self.binds, self.worker, tls);
+        let shared = Arc::new(shared(&plan));
         let flags = Arc::new(Flags::default());
         let health = Health::new(self.role, self.id, flags.clone(), shared.clone(), Instant::now());
         let mut slow = SlowThread::new(health).map_err(RunError::Slow)?;
@@ -228,7 +242,13 @@ impl Process<'_> {
 
 /// The plan for the workers of a process.
 #[must_use]
-pub fn workers_plan(cores: Vec<Option<usize>>, binds: &[Bind], worker: &WorkerConfig, tls: TlsSettings) -> WorkersPlan {
+pub fn workers_plan(
+    role: ProcessRole,
+    cores: Vec<Option<usize>>,
+    binds: &[Bind],
+    worker: &WorkerConfig,
+    tls: TlsSettings,
+) -> WorkersPlan {
     let listen =
         |bind: &Bind| ListenPlan { address: bind.address, backlog: bind.backlog, proxy_protocol: bind.proxy_protocol };
     WorkersPlan {
@@ -243,9 +263,22 @@ pub fn workers_plan(cores: Vec<Option<usize>>, binds: &[Bind], worker: &WorkerCo
         },
         accepted_max: worker.clients_max,
         handshake_timeout: worker.handshake_timeout,
+        handshake_share: HANDSHAKE_SHARE,
+        handshake_patience: HANDSHAKE_PATIENCE,
+        serves_clients: role == ProcessRole::Pop,
         connect_timeout: worker.connect_timeout,
         idle_timeout: worker.idle_timeout,
     }
+}
+
+/// What the workers of a plan share. Only clients come back with tickets: trunks are few and stay.
+#[must_use]
+pub fn shared(plan: &WorkersPlan) -> Shared {
+    let shared = Shared::new(plan.cores.len());
+    if !plan.serves_clients {
+        return shared;
+    }
+    shared.with_tickets(Store::new(TICKETS_CAPACITY, TICKETS_LIFETIME, random_prng().next_u64()))
 }
 
 /// TLS of a POP's listeners and trunks.

@@ -40,6 +40,12 @@ pub struct WorkersPlan {
     pub accepted_max: usize,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
+    /// Percent of a busy core that handshakes may take.
+    pub handshake_share: u32,
+    /// A ClientHello that waited longer for its answer is dropped.
+    pub handshake_patience: Duration,
+    /// Whether those who connect are clients, and not trunks.
+    pub serves_clients: bool,
     /// From dial to the end of connect and TLS handshake.
     pub connect_timeout: Duration,
     /// How long an accepted connection may carry nothing.
@@ -125,6 +131,9 @@ impl Workers {
                 tls: plan.tls.clone(),
                 accepted_max: plan.accepted_max,
                 handshake_timeout: plan.handshake_timeout,
+                handshake_share: plan.handshake_share,
+                handshake_patience: plan.handshake_patience,
+                serves_clients: plan.serves_clients,
                 connect_timeout: plan.connect_timeout,
                 idle_timeout: plan.idle_timeout,
                 linger_timeout: LINGER_TIMEOUT,

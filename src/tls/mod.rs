@@ -84,6 +84,8 @@ pub struct Hello<'a> {
     pub offers_early_data: bool,
     /// Whether it offers MMTP.
     pub offers_mmtp: bool,
+    /// [`ServerSettings::realm`] of the settings that this session began with, and finishes with.
+    pub realm: u64,
 }
 
 /// What became of early data (RFC 8446 section 2.3).
@@ -249,6 +251,7 @@ impl Session {
             ticket: hello.ticket,
             offers_early_data: hello.offers_early_data,
             offers_mmtp: hello.offers_mmtp,
+            realm: handshake.realm(),
         })
     }
 

@@ -8,15 +8,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::WorkerSettings;
+use super::admission::{Budget, Class, QUEUE_MAX, Queue};
 use super::links::Links;
 use super::shared::Shared;
-use super::socket::{Ending, Link, Phase, Receiving};
+use super::sizing::Sizing;
+use super::socket::{Ending, Link, Lookup, Phase, Receiving, Setup, Stillness};
 use crate::base::time::Time;
 use crate::base::timers::Timers;
 use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Protocol, Role, Security, Sink, Wire};
 use crate::relay::proxy_protocol;
 use crate::ring::{Fd, Token};
-use crate::tls::{self, Established, Received, Session, TlsError};
+use crate::tickets::{self, Binding, Miss, Stored, TicketId};
+use crate::tls::{self, Early, Established, Received, Session, TlsError};
+
+/// Bytes kept behind a ClientHello that waits: the early data of most clients, 16 KiB, in records of a packet each.
+/// What is beyond stays in the socket.
+const HELD_BYTES_MAX: usize = 16 * 1024 + 4 * 1024;
+
+/// First byte of a record of application data, which is what early data travels in (RFC 8446 5.1).
+const APPLICATION_DATA: u8 = 23;
 
 pub(super) struct Engine<L> {
     pub(super) now: Time,
@@ -27,12 +37,18 @@ pub(super) struct Engine<L> {
     pub(super) shared: Arc<Shared>,
     /// Links that wait to be freed, and whether what is out on them was cancelled.
     pub(super) dying: Vec<(LinkId, bool)>,
+    /// Links whose ClientHello waits for an answer.
+    pub(super) queue: Queue,
+    /// Time for answers.
+    pub(super) budget: Budget,
     /// Scratch for what a session wants sent.
     replies: Vec<u8>,
 }
 
 impl<L: Role<Links>> Engine<L> {
     pub(super) fn new(role: L, settings: WorkerSettings, shared: Arc<Shared>) -> Engine<L> {
+        let queue = Queue::new(settings.handshake_patience, QUEUE_MAX);
+        let budget = Budget::new(settings.handshake_share);
         Engine {
             now: Time::ZERO,
             links: Links::new(shared.clone(), settings.index),
@@ -41,6 +57,8 @@ impl<L: Role<Links>> Engine<L> {
             settings,
             shared,
             dying: Vec::new(),
+            queue,
+            budget,
             replies: Vec::new(),
         }
     }
@@ -56,6 +74,12 @@ impl<L: Role<Links>> Engine<L> {
         found
     }
 
+    /// Whether the link that a completion is for is still being set up.
+    pub(super) fn is_in_setup(&self, token: Token) -> bool {
+        let key = self.links.slab.key_at(token.slot()).filter(|key| token.names(*key));
+        key.and_then(|key| self.links.slab.get(key)).is_none_or(Link::is_in_setup)
+    }
+
     /// A link for a connection that was accepted; `None` when its session cannot be made.
     pub(super) fn start_accepted(&mut self, fd: Fd, listener: usize, peer: SocketAddr) -> Option<LinkId> {
         let session = Session::server(&self.settings.tls.listeners[listener]);
@@ -64,6 +88,9 @@ impl<L: Role<Links>> Engine<L> {
         let mut link = Link::new(phase, Origin::Accepted { listener }, Security::Plain, peer);
         link.fd = Some(fd);
         link.lane.session = Some(Box::new(session));
+        if self.settings.serves_clients {
+            link.lane.sizing = Sizing::following();
+        }
         let key = self.links.slab.insert(link);
         self.links.counters.links_open += 1;
         self.links.counters.connections_open += 1;
@@ -99,6 +126,7 @@ impl<L: Role<Links>> Engine<L> {
         match link.phase {
             Phase::Open => {
                 touch_idle(link, self.now, self.settings.idle_timeout, &mut self.timers, key);
+                link.stillness = Stillness::Moved;
                 if link.lane.session.is_some() {
                     self.feed_records(key, bytes);
                 } else {
@@ -106,6 +134,7 @@ impl<L: Role<Links>> Engine<L> {
                 }
             }
             Phase::Handshaking => self.feed_records(key, bytes),
+            Phase::Held => self.hold(key, bytes),
             Phase::Preamble => self.feed_preamble(key, bytes),
             Phase::Connecting | Phase::Retiring | Phase::Dying => {}
         }
@@ -136,8 +165,10 @@ impl<L: Role<Links>> Engine<L> {
     fn feed_records(&mut self, key: LinkId, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let Some(link) = self.links.slab.get_mut(key) else { return };
-            if !matches!(link.phase, Phase::Handshaking | Phase::Open) {
-                return;
+            match link.phase {
+                Phase::Handshaking | Phase::Open => {}
+                Phase::Held => return self.hold(key, bytes),
+                _ => return,
             }
             if !link.carry.is_empty() {
                 let used = self.feed_carried(key, bytes);
@@ -206,12 +237,9 @@ impl<L: Role<Links>> Engine<L> {
     fn record(&mut self, key: LinkId, record: &mut [u8]) {
         let link = self.links.slab.get_mut(key).expect("the caller found it");
         let session = link.lane.session.as_mut().expect("records are cut for links with a session only");
+        let (is_early, content, record_bytes) = (link.setup.is_some(), record[0], record.len() as u64);
         let mut replies = std::mem::take(&mut self.replies);
-        let received = match session.receive(record, &mut replies) {
-            Ok(Received::Hello) => session.proceed(None, false, &mut replies),
-            other => other,
-        };
-        drop(session.issued()); // no store to put them in
+        let received = session.receive(record, &mut replies);
         if !replies.is_empty() {
             link.lane.put_ahead(&replies);
             self.links.touch(key);
@@ -219,8 +247,14 @@ impl<L: Role<Links>> Engine<L> {
         }
         self.replies = replies;
         match received {
-            Ok(Received::Nothing | Received::Hello | Received::Early(_)) => {}
+            Ok(Received::Nothing) if is_early && content == APPLICATION_DATA => self.skipped(key, record_bytes),
+            Ok(Received::Nothing) => {}
+            Ok(Received::Hello) => self.hello(key),
+            Ok(Received::Early(early)) => self.opened_early(key, &early),
             Ok(Received::Data(plain)) => {
+                if is_early {
+                    self.links.counters.early_bytes_accepted += plain.len() as u64;
+                }
                 if !plain.is_empty() {
                     self.role.bytes(self.now, &mut self.links, key, plain);
                 }
@@ -231,32 +265,178 @@ impl<L: Role<Links>> Engine<L> {
         }
     }
 
-    fn established(&mut self, key: LinkId, established: &Established) {
-        if established.resumed {
-            self.links.counters.handshakes_resumed += 1;
-        } else {
-            self.links.counters.handshakes_full += 1;
+    // ---- the handshake ----
+
+    /// A ClientHello is whole: its ticket is looked up, and it waits for its turn.
+    fn hello(&mut self, key: LinkId) {
+        let link = self.links.slab.get_mut(key).expect("the caller found it");
+        let hello = link.lane.session.as_ref().and_then(|session| session.hello());
+        let hello = hello.expect("it is there until the session is told to proceed");
+        let (ticket, binding) = (hello.ticket, Binding::new(hello.realm, hello.server_name));
+        link.phase = Phase::Held;
+        let lookup = ticket.map_or(Lookup::None, |id| self.look_up(&id, binding));
+        let class = match lookup {
+            Lookup::None => Class::Full,
+            Lookup::Found(_) => Class::Resuming,
+        };
+        let link = self.links.slab.get_mut(key).expect("found above");
+        link.setup = Some(Box::new(Setup { lookup, binding, skipped_bytes: 0 }));
+        if let Some(dropped) = self.queue.push(class, key, self.now) {
+            self.links.counters.handshakes_queue_full += 1;
+            self.kill(dropped, CloseReason::TimedOut, true);
         }
-        self.links.counters.handshakes_retried += u64::from(established.retried);
-        let protocol = established.protocol;
-        self.links.slab.get_mut(key).expect("the caller found it").phase = Phase::Open;
-        self.opened(key, protocol);
     }
 
-    /// Tells the role that a link is ready.
+    /// Takes a ticket out of the process's store.
+    fn look_up(&mut self, id: &TicketId, binding: Binding) -> Lookup {
+        let counters = &mut self.links.counters;
+        let Some(store) = &self.shared.tickets else {
+            counters.tickets_unknown += 1;
+            return Lookup::None;
+        };
+        match store.take(self.now, id, binding) {
+            Ok(value) => {
+                counters.tickets_taken += 1;
+                return Lookup::Found(value);
+            }
+            Err(Miss::Unknown) => counters.tickets_unknown += 1,
+            Err(Miss::Used) => counters.tickets_used += 1,
+            Err(Miss::Expired) => counters.tickets_expired += 1,
+            Err(Miss::OtherName) => counters.tickets_other_name += 1,
+        }
+        Lookup::None
+    }
+
+    /// Keeps what comes behind a ClientHello until that is answered.
+    fn hold(&mut self, key: LinkId, bytes: &[u8]) {
+        let mut carry = std::mem::take(&mut self.links.slab.get_mut(key).expect("the caller found it").carry);
+        if carry.capacity() == 0 {
+            carry = self.links.take_spare();
+        }
+        carry.extend_from_slice(bytes);
+        if carry.len() > HELD_BYTES_MAX {
+            self.links.pause(key);
+        }
+        self.links.slab.get_mut(key).expect("found above").carry = carry;
+    }
+
+    /// Drops the held links that have waited for longer than their clients will.
+    pub(super) fn drop_late(&mut self) {
+        while let Some(key) = self.queue.pop_late(self.now) {
+            self.links.counters.handshakes_late += 1;
+            self.kill(key, CloseReason::TimedOut, true);
+        }
+    }
+
+    /// Answers a ClientHello whose turn it is, and takes what came behind it.
+    pub(super) fn answer(&mut self, key: LinkId) {
+        let link = self.links.slab.get_mut(key).expect("a link leaves the queue before it goes");
+        assert_eq!(link.phase, Phase::Held, "only held links stand in the queue");
+        link.phase = Phase::Handshaking;
+        if link.paused {
+            self.links.resume(key);
+        }
+        let link = self.links.slab.get_mut(key).expect("found above");
+        let setup = link.setup.as_mut().expect("made when the link was held");
+        let ticket = match std::mem::replace(&mut setup.lookup, Lookup::None) {
+            Lookup::None => None,
+            Lookup::Found(value) => Some(value),
+        };
+        let session = link.lane.session.as_mut().expect("a held link has one");
+        let mut replies = std::mem::take(&mut self.replies);
+        let received = session.proceed(ticket.as_deref(), ticket.is_some(), &mut replies);
+        link.lane.put_ahead(&replies);
+        self.links.touch(key);
+        replies.clear();
+        self.replies = replies;
+        match received {
+            Ok(Received::Early(opened)) => self.opened_early(key, &opened),
+            Ok(_) => {}
+            Err(error) => return self.violated(key, error),
+        }
+        let Some(link) = self.links.slab.get_mut(key) else { return };
+        let mut behind = std::mem::take(&mut link.carry);
+        self.feed_records(key, &mut behind);
+        self.links.keep_spare(behind);
+    }
+
+    /// Early data is accepted: the role's bytes may flow, while the handshake is not complete.
+    fn opened_early(&mut self, key: LinkId, established: &Established) {
+        self.links.slab.get_mut(key).expect("the caller found it").phase = Phase::Open;
+        self.opened(key, established.protocol);
+    }
+
+    /// A record with neither a handshake message nor data for the role came before the handshake was complete.
+    fn skipped(&mut self, key: LinkId, record_bytes: u64) {
+        let link = self.links.slab.get_mut(key).expect("the caller found it");
+        if let Some(setup) = link.setup.as_mut() {
+            setup.skipped_bytes += record_bytes;
+        }
+    }
+
+    fn established(&mut self, key: LinkId, established: &Established) {
+        let counters = &mut self.links.counters;
+        match (established.early, established.resumed) {
+            (Early::Accepted, _) => counters.handshakes_early += 1,
+            (_, true) => counters.handshakes_resumed += 1,
+            (_, false) => counters.handshakes_full += 1,
+        }
+        counters.handshakes_retried += u64::from(established.retried);
+        let link = self.links.slab.get_mut(key).expect("the caller found it");
+        if let Some(setup) = link.setup.take() {
+            if established.early == Early::Refused {
+                counters.early_bytes_refused += setup.skipped_bytes;
+            }
+            self.store_issued(key, setup.binding, established.resumed);
+        }
+        let link = self.links.slab.get_mut(key).expect("found above");
+        if link.phase == Phase::Open {
+            link.deadline.set(None, &mut self.timers, key);
+            touch_idle(link, self.now, self.settings.idle_timeout, &mut self.timers, key);
+            self.role.confirmed(self.now, &mut self.links, key);
+        } else {
+            link.phase = Phase::Open;
+            self.opened(key, established.protocol);
+        }
+    }
+
+    /// Puts the tickets of a handshake into the store.
+    fn store_issued(&mut self, key: LinkId, binding: Binding, resumed: bool) {
+        let link = self.links.slab.get_mut(key).expect("the caller found it");
+        let issued = link.lane.session.as_mut().map(|session| session.issued()).unwrap_or_default();
+        let Some(store) = &self.shared.tickets else { return };
+        let origin = if resumed { tickets::Origin::Returner } else { tickets::Origin::Newcomer };
+        let counters = &mut self.links.counters;
+        for ticket in issued {
+            match store.put(self.now, &ticket.id, binding, origin, &ticket.value) {
+                Stored::Kept => counters.tickets_stored += 1,
+                Stored::Evicting => {
+                    counters.tickets_stored += 1;
+                    counters.tickets_evicted += 1;
+                }
+                Stored::TooLong | Stored::Refused => counters.tickets_not_kept += 1,
+            }
+        }
+    }
+
+    /// Tells the role that a link is ready: for early data only, as long as its handshake is not complete.
     pub(super) fn opened(&mut self, key: LinkId, protocol: Protocol) {
         let link = self.links.slab.get_mut(key).expect("the caller found it");
+        let early = link.is_early();
         link.known_to_role = true;
-        link.deadline.set(None, &mut self.timers, key);
-        touch_idle(link, self.now, self.settings.idle_timeout, &mut self.timers, key);
-        let opened = Opened { origin: link.origin, peer: link.peer, protocol, early: false };
+        link.stillness = Stillness::Moved;
+        if !early {
+            link.deadline.set(None, &mut self.timers, key);
+            touch_idle(link, self.now, self.settings.idle_timeout, &mut self.timers, key);
+        }
+        let opened = Opened { origin: link.origin, peer: link.peer, protocol, early };
         self.role.opened(self.now, &mut self.links, key, opened);
     }
 
     /// The peer broke TLS. Its alert, if any, has been put and is sent before the end.
     fn violated(&mut self, key: LinkId, error: TlsError) {
         let Some(link) = self.links.slab.get(key) else { return };
-        let (handshaking, peer) = (link.phase == Phase::Handshaking, Some(link.peer));
+        let (handshaking, peer) = (link.is_in_setup(), Some(link.peer));
         let what = if handshaking { "TLS handshake failed" } else { "TLS broken" };
         if handshaking {
             self.links.counters.handshakes_failed += 1;
@@ -296,7 +476,7 @@ impl<L: Role<Links>> Engine<L> {
                 self.links.counters.truncated_ends += u64::from(link.lane.ending == Ending::Open);
                 self.kill(key, CloseReason::Protocol, false);
             }
-            Phase::Preamble | Phase::Handshaking => {
+            Phase::Preamble | Phase::Handshaking | Phase::Held => {
                 self.links.counters.handshakes_failed += 1;
                 self.kill(key, CloseReason::Protocol, false);
             }
@@ -361,7 +541,7 @@ impl<L: Role<Links>> Engine<L> {
     pub(super) fn retire(&mut self, key: LinkId, reason: CloseReason) {
         let Some(link) = self.links.touch(key) else { return };
         match link.phase {
-            Phase::Connecting | Phase::Preamble => return self.kill(key, reason, false),
+            Phase::Connecting | Phase::Preamble | Phase::Held => return self.kill(key, reason, false),
             Phase::Retiring | Phase::Dying => return,
             Phase::Handshaking | Phase::Open => {}
         }
@@ -388,7 +568,9 @@ impl<L: Role<Links>> Engine<L> {
         if link.phase == Phase::Dying {
             return;
         }
-        link.phase = Phase::Dying;
+        if std::mem::replace(&mut link.phase, Phase::Dying) == Phase::Held {
+            self.queue.remove(key);
+        }
         link.reset |= reset;
         link.deadline.set(None, &mut self.timers, key);
         self.dying.push((key, false));
@@ -419,9 +601,11 @@ impl<L: Role<Links>> Engine<L> {
                 continue;
             }
             let (phase, peer, pending) = (link.phase, Some(link.peer), link.lane.pending_bytes() > 0);
+            let in_setup = link.is_in_setup();
             match phase {
-                Phase::Preamble | Phase::Handshaking | Phase::Connecting => {
-                    self.links.counters.handshakes_failed += u64::from(phase != Phase::Connecting);
+                _ if in_setup || phase == Phase::Connecting => {
+                    self.links.counters.handshakes_failed += u64::from(in_setup);
+                    self.links.counters.handshakes_timed_out += u64::from(in_setup);
                     let line = LogLine { what: "set-up timed out", link: Some(key), peer, code: 0, detail: "" };
                     self.links.log(line);
                     self.kill(key, CloseReason::TimedOut, true);
@@ -430,15 +614,15 @@ impl<L: Role<Links>> Engine<L> {
                 Phase::Open if pending => self.kill(key, CloseReason::TimedOut, true),
                 Phase::Open => self.retire(key, CloseReason::TimedOut),
                 Phase::Retiring => self.kill(key, CloseReason::TimedOut, true),
-                Phase::Dying => {}
+                Phase::Preamble | Phase::Handshaking | Phase::Held | Phase::Connecting | Phase::Dying => {}
             }
         }
     }
 }
 
-/// Moves the idle deadline of an accepted link. Dialled links have none here: their role knows what they are for.
+/// Moves the idle deadline of an accepted link whose handshake is complete; until then that of the handshake stands. Dialled links have none here: their role knows what they are for.
 fn touch_idle(link: &mut Link, now: Time, idle: Duration, timers: &mut Timers<LinkId>, key: LinkId) {
-    if matches!(link.origin, Origin::Accepted { .. }) {
+    if matches!(link.origin, Origin::Accepted { .. }) && link.setup.is_none() {
         link.deadline.set(Some(now + idle), timers, key);
     }
 }

@@ -10,6 +10,7 @@ use super::shared::Shared;
 use super::socket::{Ending, Link, Phase, SendLane};
 use crate::base::counters::Counters;
 use crate::base::slab::Slab;
+use crate::base::time::Time;
 use crate::base::wire::{LinkId, LogLine, Origin, Target, Wire};
 
 /// Spare send buffers kept for reuse.
@@ -36,6 +37,8 @@ pub struct Links {
     pub(super) dirty: Vec<LinkId>,
     pub(super) requests: VecDeque<Request>,
     pub(super) counters: Counters,
+    /// The time of this pass.
+    pub(super) now: Time,
     spare: Vec<Vec<u8>>,
     shared: Arc<Shared>,
     worker: usize,
@@ -48,6 +51,7 @@ impl Links {
             dirty: Vec::new(),
             requests: VecDeque::new(),
             counters: Counters::default(),
+            now: Time::ZERO,
             spare: Vec::new(),
             shared,
             worker,
@@ -72,6 +76,7 @@ impl Links {
         let found = self.slab.get_mut(link)?;
         if !found.lane.dirty {
             found.lane.dirty = true;
+            found.lane.sizing.turn(self.now);
             self.dirty.push(link);
         }
         if found.lane.filling.capacity() == 0

@@ -7,9 +7,12 @@
 //! commands to each (adopted connections, new certificates, drain and stop), how to wake each, the counters that each
 //! publishes, and the queue of log lines to the slow thread.
 
+mod admission;
 mod engine;
 mod links;
+mod meter;
 mod shared;
+mod sizing;
 mod socket;
 
 pub use links::Links;
@@ -19,9 +22,11 @@ pub use socket::SendLane;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::admission::{Accepting, GAP, SLICE};
 use self::engine::Engine;
 use self::links::Request;
-use self::socket::{Ending, Phase, Receiving};
+use self::meter::{Mark, Meter};
+use self::socket::{Ending, Phase, Receiving, Stillness};
 use crate::base::counters::Counters;
 use crate::base::slab::Key;
 use crate::base::time::Time;
@@ -33,6 +38,11 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// After a failed accept for want of descriptors or memory, the listener rests this long.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// A sweep over all links takes this many intervals of publishing: 5 seconds. A link that two sweeps in a row find still is
+/// put to rest, after 5 to 10 seconds: longer than a user looks at one page of a list, shorter than a phone keeps its
+/// radio up for nothing. No link needs a timer for it.
+const SWEEP_STEPS: usize = 25;
 
 /// What a stopping worker grants the kernel for handing back what was lent.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -50,6 +60,13 @@ pub struct WorkerSettings {
     pub accepted_max: usize,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
+    /// Percent of a busy core that handshakes may take, 1 to 90. An idle core is theirs.
+    pub handshake_share: u32,
+    /// A ClientHello that could not be answered for this long is dropped: its client has most likely given up.
+    pub handshake_patience: Duration,
+    /// Whether those who connect are clients, behind networks of their own, and not trunks: for them the size of
+    /// records follows the connection.
+    pub serves_clients: bool,
     /// From dial to the end of connect and TLS handshake.
     pub connect_timeout: Duration,
     /// An accepted connection on which nothing moves is closed after this.
@@ -84,6 +101,10 @@ pub struct Worker<R: Ring, L: Role<Links>> {
     starved: Vec<LinkId>,
     /// Scratch: the dirty list of the pass that is being flushed.
     flushing: Vec<LinkId>,
+    accepting: Accepting,
+    meter: Meter,
+    /// The slot that the sweep for still links came to.
+    swept_slot: usize,
     published_at: Time,
     /// Some once draining: when patience ends.
     drain_until: Option<Time>,
@@ -107,6 +128,9 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             completions: Vec::new(),
             starved: Vec::new(),
             flushing: Vec::new(),
+            accepting: Accepting::All,
+            meter: Meter::default(),
+            swept_slot: 0,
             published_at,
             drain_until: None,
             cut_until: None,
@@ -151,19 +175,29 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
     /// # Errors
     /// When the ring breaks.
     pub fn pass(&mut self) -> Result<bool, RingError> {
+        self.gate();
         self.arm_listeners();
+        let waits = !self.engine.queue.is_empty();
+        self.meter.begin((waits || !self.engine.budget.is_full()).then(|| mark(&self.ring)));
         let until = self.next_deadline();
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.wait(Some(until), &mut completions)?;
         let now = self.ring.now();
-        self.engine.now = now;
-        for completion in completions.drain(..) {
-            self.complete(completion);
+        (self.engine.now, self.engine.links.now) = (now, now);
+        if self.meter.is_on() {
+            self.meter.waited(mark(&self.ring));
+            completions.drain(..).for_each(|completion| self.complete_metered(completion));
+        } else {
+            completions.drain(..).for_each(|completion| self.complete(completion));
         }
         self.completions = completions;
         self.engine.expire();
         if self.engine.role.next_deadline().is_some_and(|at| at <= now) {
             self.engine.role.due(now, &mut self.engine.links);
+        }
+        self.engine.drop_late();
+        if !self.engine.queue.is_empty() {
+            self.admit()?;
         }
         self.engine.role.pass_ended(now, &mut self.engine.links);
         self.carry_out();
@@ -172,8 +206,10 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.feed_starved();
         self.engine.links.counters.passes += 1;
         if now.since(self.published_at) >= PUBLISH_INTERVAL {
+            self.sweep();
             self.publish();
         }
+        self.settle_account(waits);
         Ok(!self.is_over(now))
     }
 
@@ -184,7 +220,12 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         for at in others.into_iter().flatten().chain(rests) {
             until = until.min(at);
         }
-        until
+        if self.engine.queue.is_empty() {
+            return until;
+        }
+        // Handshakes wait: for their turn, which comes now, or else when there is nothing other to do.
+        let turn = if self.engine.budget.allows() { self.ring.now() } else { self.meter.busy_at() + GAP };
+        until.min(turn)
     }
 
     /// Writes the counters down for the admin thread.
@@ -193,7 +234,107 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         let lent = self.ring.buffers_total() - self.ring.buffers_free();
         let counters = &mut self.engine.links.counters;
         counters.buffers_lent = lent as u64;
+        counters.handshakes_waiting = self.engine.queue.len() as u64;
         self.engine.shared.published[self.engine.settings.index].publish(counters);
+    }
+
+    /// Looks at a part of all links for those on which nothing moves any more, and puts them to rest.
+    fn sweep(&mut self) {
+        let slab = &mut self.engine.links.slab;
+        let slots = slab.slot_count();
+        for _ in 0..slots.div_ceil(SWEEP_STEPS) {
+            self.swept_slot = (self.swept_slot + 1) % slots;
+            let key = slab.key_at(self.swept_slot as u32);
+            if let Some(link) = key.and_then(|key| slab.get_mut(key))
+                && link.swept()
+            {
+                link.rest();
+            }
+        }
+        // One worker's clock is enough for what all of them share.
+        if let (0, Some(store)) = (self.engine.settings.index, &self.engine.shared.tickets) {
+            store.tidy(self.engine.now);
+        }
+    }
+
+    // ---- handshakes beside other work ----
+
+    /// Decides whether to accept: what is accepted has to be read and, if it cannot be answered, to be closed again, which
+    /// the kernel spares us by holding connections off.
+    fn gate(&mut self) {
+        let held = self.engine.queue.len();
+        if held == 0 && self.accepting == Accepting::All {
+            return;
+        }
+        let bound = self.engine.budget.accept_bound(self.engine.settings.handshake_patience);
+        let next = self.accepting.next(held, bound);
+        if next == Accepting::None && self.accepting != next {
+            self.engine.links.counters.accepts_held_off += 1;
+            for (index, _) in self.listeners.iter().enumerate().filter(|(_, listener)| listener.armed) {
+                self.ring.stop_accepting(listener_key(index));
+            }
+        }
+        self.accepting = next;
+    }
+
+    /// Answers ClientHellos for as long as their budget allows, and at least one if there is nothing else to do.
+    fn admit(&mut self) -> Result<(), RingError> {
+        if self.meter.is_on() && self.meter.quiet() >= GAP {
+            self.engine.budget.forgive();
+        }
+        if !self.engine.budget.allows() {
+            return Ok(());
+        }
+        if !self.engine.links.dirty.is_empty() || !self.engine.links.requests.is_empty() {
+            // What others have done in this pass must not wait for handshakes, which take as long as dozens of requests:
+            // worth a system call of its own.
+            self.engine.role.pass_ended(self.engine.now, &mut self.engine.links);
+            self.flush();
+            self.ring.submit()?;
+        }
+        let begun = self.ring.clock();
+        let mut at = begun;
+        while self.engine.budget.allows() && at.since(begun) < SLICE {
+            let Some(key) = self.engine.queue.pop() else { break };
+            self.engine.answer(key);
+            let ended = self.ring.clock();
+            self.engine.budget.charge(ended.since(at));
+            self.engine.budget.measured(ended.since(at));
+            at = ended;
+        }
+        self.meter.add_setup(at.since(begun));
+        Ok(())
+    }
+
+    /// Like [`Worker::complete`], with an account of the time that goes into handshakes.
+    fn complete_metered(&mut self, completion: Completion<R::Lease>) {
+        let is_setup = match completion.outcome {
+            Outcome::Accepted { .. } | Outcome::Woken => true,
+            _ => self.engine.is_in_setup(completion.token),
+        };
+        self.meter.saw(is_setup);
+        if !is_setup {
+            return self.complete(completion);
+        }
+        let begun = self.ring.clock();
+        self.complete(completion);
+        let taken = self.ring.clock().since(begun);
+        self.meter.add_setup(taken);
+        self.engine.budget.charge(taken);
+    }
+
+    /// Pays handshakes for what else was done in this pass. `waited`: some waited when it began.
+    fn settle_account(&mut self, waited: bool) {
+        if !self.meter.is_on() {
+            return;
+        }
+        let spent = self.meter.spent(mark(&self.ring), waited);
+        let budget = &mut self.engine.budget;
+        budget.charge(self.meter.setup_in_kernel());
+        budget.earn(spent);
+        if self.engine.queue.is_empty() {
+            budget.rest(self.meter.blocked());
+        }
     }
 
     // ---- completions ----
@@ -299,8 +440,12 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             let rested = listener.rest_until.is_none_or(|until| until <= now);
             if let (Some(fd), false, true) = (listener.fd, listener.armed, rested && self.drain_until.is_none()) {
                 listener.rest_until = None;
+                match self.accepting {
+                    Accepting::All => self.ring.accept(fd, listener_key(index)),
+                    Accepting::OneByOne => self.ring.accept_one(fd, listener_key(index)),
+                    Accepting::None => continue,
+                }
                 listener.armed = true;
-                self.ring.accept(fd, Key { index: index as u32, generation: 0 });
             }
         }
     }
@@ -512,6 +657,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         let Some(link) = self.engine.links.slab.get_mut(key) else { return };
         link.lane.dirty = false;
         let sendable = !matches!(link.phase, Phase::Connecting | Phase::Preamble | Phase::Dying);
+        link.stillness = Stillness::Moved;
         let (Some(fd), true, 0) = (link.fd, sendable, link.lane.in_flight_bytes) else { return };
         if link.lane.ending == Ending::Wanted {
             link.lane.put_goodbye();
@@ -570,4 +716,14 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             self.arm(key);
         }
     }
+}
+
+/// The key of a listener's accept operation.
+fn listener_key(index: usize) -> Key {
+    Key { index: index as u32, generation: 0 }
+}
+
+/// Both clocks.
+fn mark<R: Ring>(ring: &R) -> Mark {
+    Mark { clock: ring.clock(), worked: ring.worked() }
 }

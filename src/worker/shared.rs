@@ -9,6 +9,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::base::counters::Published;
 use crate::base::wire::LogLine;
 use crate::ring::{Fd, Waker};
+use crate::tickets::Store;
 use crate::tls::{ClientSettings, ServerSettings};
 
 /// Commands that may wait for one worker.
@@ -59,6 +60,8 @@ pub struct Shared {
     pub published: Vec<Published>,
     /// Log lines of all workers, with the worker's index.
     pub logs: ArrayQueue<(usize, LogLine)>,
+    /// Tickets, so that each works once whichever worker gets its user. None where nobody comes back.
+    pub(super) tickets: Option<Arc<Store>>,
 }
 
 impl Shared {
@@ -71,7 +74,14 @@ impl Shared {
             wakers: (0..workers).map(|_| OnceLock::new()).collect(),
             published: (0..workers).map(|_| Published::default()).collect(),
             logs: ArrayQueue::new(LOG_LINES_MAX),
+            tickets: None,
         }
+    }
+
+    /// With a store of tickets.
+    #[must_use]
+    pub fn with_tickets(self, store: Arc<Store>) -> Shared {
+        Shared { tickets: Some(store), ..self }
     }
 
     /// Makes a worker reachable.

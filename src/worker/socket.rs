@@ -5,11 +5,13 @@
 
 use std::net::SocketAddr;
 
+use super::sizing::Sizing;
 use crate::base::limits::SEND_HIGH_WATER_BYTES;
 use crate::base::timers::Deadline;
 use crate::base::wire::{Origin, Security, Sink};
 use crate::ring::Fd;
-use crate::tls::{PLAINTEXT_BYTES_MAX, RECORD_HEADER_BYTES, Session};
+use crate::tickets::{Binding, Value};
+use crate::tls::{RECORD_HEADER_BYTES, Session};
 
 /// A send buffer with less room than this counts as full: slivers are not worth a frame.
 const ROOM_BYTES_MIN: usize = 1024;
@@ -23,7 +25,9 @@ pub(super) enum Phase {
     Preamble,
     /// The TLS handshake runs.
     Handshaking,
-    /// The role's bytes flow.
+    /// The ClientHello is whole; the look-up of its ticket, or its turn, has not come.
+    Held,
+    /// The role's bytes flow. As early data, while the link has a [`Setup`].
     Open,
     /// The role is gone; the rest is being sent and the peer's end awaited, what it still sends is dropped.
     Retiring,
@@ -61,13 +65,45 @@ pub(super) enum Ending {
     Done,
 }
 
+/// Where the look-up of a ticket stands. A store that has to be asked over the network adds a state here: asked, until
+/// when; its answer, or the deadline, makes `Found` or `None` of it and queues the link.
+#[derive(Debug)]
+pub(super) enum Lookup {
+    /// There is none, or it was not found.
+    None,
+    /// It was found, and is spent: nobody else gets it.
+    Found(Value),
+}
+
+/// What a link keeps from its ClientHello to the end of its handshake.
+#[derive(Debug)]
+pub(super) struct Setup {
+    pub(super) lookup: Lookup,
+    /// What the tickets that this handshake issues are bound to.
+    pub(super) binding: Binding,
+    /// Bytes of records that carried no handshake message and were skipped: early data that was refused.
+    pub(super) skipped_bytes: u64,
+}
+
+/// Since when nothing has moved on a link, in sweeps over all links.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stillness {
+    /// Something moved since the last sweep.
+    Moved,
+    /// Nothing did; the next sweep puts it to rest.
+    Still,
+    /// It holds nothing that it does not need.
+    Resting,
+}
+
 /// Bytes on their way out of one socket, sealed as TLS records if it has a session.
 pub struct SendLane {
     pub(super) session: Option<Box<Session>>,
     /// What the next send will carry: sealed records, then at most one that is still open.
     pub(super) filling: Vec<u8>,
     /// Where the open record starts in `filling`.
-    record_start: Option<usize>,
+    record_start: Option<u32>,
+    pub(super) sizing: Sizing,
     /// Bytes in the send that is out; zero when none is.
     pub(super) in_flight_bytes: usize,
     /// Plaintext bytes put since the link was made.
@@ -87,6 +123,7 @@ impl SendLane {
             session: None,
             filling: Vec::new(),
             record_start: None,
+            sizing: Sizing::fixed(),
             in_flight_bytes: 0,
             position: 0,
             submitted: 0,
@@ -109,6 +146,8 @@ impl SendLane {
     /// Finishes the open record, if there is one, and rotates the key when its limit is near.
     pub(super) fn seal(&mut self) {
         let (Some(start), Some(session)) = (self.record_start.take(), self.session.as_mut()) else { return };
+        let start = start as usize;
+        self.sizing.sealed(self.filling.len() - start - RECORD_HEADER_BYTES);
         if session.seal(&mut self.filling, start).is_err() {
             self.filling.truncate(start);
             self.broken = true;
@@ -125,8 +164,9 @@ impl SendLane {
         match self.record_start {
             None => self.filling.extend_from_slice(replies),
             Some(start) => {
-                self.filling.splice(start..start, replies.iter().copied());
-                self.record_start = Some(start + replies.len());
+                let at = start as usize;
+                self.filling.splice(at..at, replies.iter().copied());
+                self.record_start = Some(start + replies.len() as u32);
             }
         }
     }
@@ -135,7 +175,7 @@ impl SendLane {
     pub(super) fn put_goodbye(&mut self) {
         self.seal();
         self.ending = Ending::Said;
-        if let Some(session) = self.session.as_mut().filter(|session| session.is_established()) {
+        if let Some(session) = self.session.as_mut() {
             session.put_close_notify(&mut self.filling);
         }
     }
@@ -155,13 +195,19 @@ impl Sink for SendLane {
         while !bytes.is_empty() {
             let start = *self.record_start.get_or_insert_with(|| {
                 self.filling.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
-                self.filling.len() - RECORD_HEADER_BYTES
+                u32::try_from(self.filling.len() - RECORD_HEADER_BYTES).expect("a send buffer is far below 4 GiB")
             });
-            let used = self.filling.len() - start - RECORD_HEADER_BYTES;
-            let (part, rest) = bytes.split_at(bytes.len().min(PLAINTEXT_BYTES_MAX - used));
+            let used = self.filling.len() - start as usize - RECORD_HEADER_BYTES;
+            let record_bytes_max = self.sizing.record_bytes_max();
+            if used >= record_bytes_max {
+                // Begun when the connection was warm, which it no longer is.
+                self.seal();
+                continue;
+            }
+            let (part, rest) = bytes.split_at(bytes.len().min(record_bytes_max - used));
             self.filling.extend_from_slice(part);
             bytes = rest;
-            if used + part.len() == PLAINTEXT_BYTES_MAX {
+            if used + part.len() == record_bytes_max {
                 self.seal();
             }
         }
@@ -192,6 +238,9 @@ pub(super) struct Link {
     pub(super) told_closed: bool,
     /// A record or preamble that has not wholly arrived. Empty, and without memory, most of the time.
     pub(super) carry: Vec<u8>,
+    /// Some from the ClientHello of an accepted link to the end of its handshake.
+    pub(super) setup: Option<Box<Setup>>,
+    pub(super) stillness: Stillness,
     pub(super) lane: SendLane,
     pub(super) connect_out: bool,
     /// Close with a reset.
@@ -213,6 +262,8 @@ impl Link {
             known_to_role: false,
             told_closed: false,
             carry: Vec::new(),
+            setup: None,
+            stillness: Stillness::Moved,
             lane: SendLane::new(),
             connect_out: false,
             reset: false,
@@ -233,8 +284,46 @@ impl Link {
         match self.phase {
             Phase::Connecting | Phase::Dying => false,
             Phase::Preamble | Phase::Handshaking | Phase::Retiring => true,
-            Phase::Open => !self.paused,
+            Phase::Held | Phase::Open => !self.paused,
         }
+    }
+
+    /// Whether it is on its way to being established: time spent on it is time of handshakes.
+    pub(super) fn is_in_setup(&self) -> bool {
+        match self.phase {
+            Phase::Preamble | Phase::Handshaking | Phase::Held => true,
+            Phase::Open => self.setup.is_some(),
+            // One that was never open was refused.
+            Phase::Dying => !self.known_to_role && matches!(self.origin, Origin::Accepted { .. }),
+            Phase::Connecting | Phase::Retiring => false,
+        }
+    }
+
+    /// Whether early data flows: the peer has not proved yet that it is no replay.
+    pub(super) fn is_early(&self) -> bool {
+        self.phase == Phase::Open && self.setup.is_some()
+    }
+
+    /// One of the sweeps over all links has come by. True when it is time to put the link to rest.
+    pub(super) fn swept(&mut self) -> bool {
+        let is_idle = self.phase == Phase::Open && self.setup.is_none() && self.lane.pending_bytes() == 0;
+        let (next, rests) = match self.stillness {
+            Stillness::Moved => (Stillness::Still, false),
+            Stillness::Still if is_idle => (Stillness::Resting, true),
+            same => (same, false),
+        };
+        self.stillness = next;
+        rests
+    }
+
+    /// Lets go of what an idle link does not need.
+    pub(super) fn rest(&mut self) {
+        if let Some(session) = self.lane.session.as_mut() {
+            session.rest();
+        }
+        self.lane.filling = Vec::new();
+        // A peer that stopped within a record keeps no more than what it sent.
+        self.carry.shrink_to_fit();
     }
 }
 
@@ -263,5 +352,41 @@ mod tests {
         lane.put_ahead(b"reply|");
         assert_eq!(lane.filling, b"sealed|reply|open");
         assert_eq!(lane.record_start, Some(13));
+    }
+
+    fn link(phase: Phase) -> Link {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        Link::new(phase, Origin::Accepted { listener: 0 }, Security::Plain, peer)
+    }
+
+    #[test]
+    fn a_link_rests_after_two_sweeps_without_a_move() {
+        let mut link = link(Phase::Open);
+        assert!(!link.swept());
+        assert!(link.swept());
+        assert!(!link.swept(), "once is enough");
+        link.stillness = Stillness::Moved;
+        assert!(!link.swept());
+        link.lane.in_flight_bytes = 1;
+        assert!(!link.swept(), "something is on its way");
+        link.lane.in_flight_bytes = 0;
+        assert!(link.swept());
+    }
+
+    #[test]
+    fn links_are_in_setup_until_their_handshake_is_complete() {
+        for (phase, expected) in [(Phase::Preamble, true), (Phase::Held, true), (Phase::Open, false)] {
+            assert_eq!(link(phase).is_in_setup(), expected);
+        }
+        let mut early = link(Phase::Open);
+        let binding = Binding { realm: 0, name: 0 };
+        early.setup = Some(Box::new(Setup { lookup: Lookup::None, binding, skipped_bytes: 0 }));
+        assert!(early.is_in_setup() && early.is_early());
+        assert!(!early.swept() && !early.swept(), "what is not complete does not rest");
+    }
+
+    #[test]
+    fn a_link_is_small() {
+        assert!(size_of::<Link>() <= 256, "{} bytes", size_of::<Link>());
     }
 }

@@ -103,6 +103,8 @@ struct Op {
     key: Key,
     fd: usize,
     cancelled: bool,
+    /// Of an accept: over after one connection.
+    once: bool,
     /// Of a send: the buffer, where it began, how much is gone.
     bytes: Vec<u8>,
     from: usize,
@@ -527,7 +529,7 @@ impl Net {
             Kind::Send if self.prng.chance(self.weather.hold) => self.now + delay,
             _ => self.now,
         };
-        self.hosts[host].ops.push(Op { kind, key, fd, cancelled: false, bytes, from, taken: 0, ready_at });
+        self.hosts[host].ops.push(Op { kind, key, fd, cancelled: false, once: false, bytes, from, taken: 0, ready_at });
     }
 
     pub fn submit_connect(&mut self, host: usize, key: Key, remote: SocketAddr) -> Result<Fd, Errno> {
@@ -541,9 +543,14 @@ impl Net {
         Ok(fd)
     }
 
-    pub fn cancel_receive(&mut self, host: usize, key: Key) {
+    pub fn submit_accept_one(&mut self, host: usize, listener: Fd, key: Key) {
+        self.submit(host, Kind::Accept, listener, key, Vec::new(), 0);
+        self.hosts[host].ops.last_mut().expect("just submitted").once = true;
+    }
+
+    pub fn cancel_op(&mut self, host: usize, kind: Kind, key: Key) {
         for op in &mut self.hosts[host].ops {
-            op.cancelled |= op.kind == Kind::Receive && op.key == key;
+            op.cancelled |= op.kind == kind && op.key == key;
         }
     }
 
@@ -744,7 +751,7 @@ impl Net {
 
     fn advance_accept(&mut self, host: usize, index: usize, told: &mut Vec<Completion<Lease>>) -> bool {
         let op = &self.hosts[host].ops[index];
-        let (fd, key, cancelled) = (op.fd, op.key, op.cancelled);
+        let (fd, key, cancelled, once) = (op.fd, op.key, op.cancelled, op.once);
         let token = Token::new(Kind::Accept, key);
         if cancelled && self.prng.chance(2) {
             told.push(Completion { token, outcome: Outcome::Accepted { result: Err(Errno::CANCELED), more: false } });
@@ -760,7 +767,7 @@ impl Net {
             let Some(new) = self.listeners.get_mut(&address).and_then(|listening| listening.backlog.pop_front()) else {
                 break;
             };
-            let more = !self.prng.chance(self.weather.multishot_end);
+            let more = !once && !self.prng.chance(self.weather.multishot_end);
             note!(self, "host {host} accepted fd {new} from {}", self.sockets[new].remote);
             told.push(Completion { token, outcome: Outcome::Accepted { result: Ok(Fd(new as i32)), more } });
             if !more {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use trunkline::base::slab::Key;
 use trunkline::base::time::Time;
@@ -30,6 +31,20 @@ impl Ring for FakeRing {
         self.now
     }
 
+    fn clock(&self) -> Time {
+        self.net.borrow().now
+    }
+
+    // Work takes no time here.
+    fn worked(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    // What was asked for is under way already.
+    fn submit(&mut self) -> Result<(), RingError> {
+        Ok(())
+    }
+
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion<Lease>>) -> Result<(), RingError> {
         let mut net = self.net.borrow_mut();
         net.hosts[self.host].until = until;
@@ -42,12 +57,20 @@ impl Ring for FakeRing {
         self.net.borrow_mut().submit(self.host, Kind::Accept, listener, key, Vec::new(), 0);
     }
 
+    fn accept_one(&mut self, listener: Fd, key: Key) {
+        self.net.borrow_mut().submit_accept_one(self.host, listener, key);
+    }
+
+    fn stop_accepting(&mut self, key: Key) {
+        self.net.borrow_mut().cancel_op(self.host, Kind::Accept, key);
+    }
+
     fn receive(&mut self, fd: Fd, key: Key) {
         self.net.borrow_mut().submit(self.host, Kind::Receive, fd, key, Vec::new(), 0);
     }
 
     fn stop_receiving(&mut self, key: Key) {
-        self.net.borrow_mut().cancel_receive(self.host, key);
+        self.net.borrow_mut().cancel_op(self.host, Kind::Receive, key);
     }
 
     fn send(&mut self, fd: Fd, key: Key, bytes: Vec<u8>, from: usize) {

@@ -89,6 +89,10 @@ impl ServerHandshake {
         self.common().is_some_and(has_keys)
     }
 
+    pub(in crate::tls) fn realm(&self) -> u64 {
+        self.settings.realm()
+    }
+
     /// What the client said, while [`ServerHandshake::proceed`] is waited for.
     pub(in crate::tls) fn hello(&self) -> Option<&Hello> {
         matches!(self.stage, Stage::Held).then_some(&self.hello)
