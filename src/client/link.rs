@@ -17,9 +17,10 @@ use crate::base::wire::Sink;
 use crate::mmtp;
 use crate::tls::{ClientTicket, Early};
 
+use super::SendFirst;
 use super::dial::Plan;
 use super::error::{Failure, Stage};
-use super::fast_open::{self, First};
+use super::fast_open::First;
 use super::secure::{Arrived, Secure};
 
 /// Reads from one socket in one pass, so that one fast server does not keep the others waiting.
@@ -208,9 +209,9 @@ impl Session {
     }
 
     /// Connects the socket, with as much of what there is to send as fits a SYN.
-    pub(super) fn open_fast(&mut self) -> Result<(), Failure> {
+    pub(super) fn open_fast(&mut self, send_first: SendFirst) -> Result<(), Failure> {
         self.seal()?;
-        let first = fast_open::send(&self.socket, self.address, self.secure.pending());
+        let first = send_first(&self.socket, self.address, self.secure.pending());
         self.is_writable = false; // until it is connected
         self.is_readable = false;
         match first.map_err(|error| Failure::Connect(format!("{}: {error}", self.address)))? {

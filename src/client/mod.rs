@@ -69,6 +69,7 @@ mod tickets;
 mod url;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +129,11 @@ pub struct Builder {
     early_data: bool,
     fast_open: bool,
     tickets_file: Option<PathBuf>,
+    send_first: SendFirst,
 }
+
+/// Sends the first bytes of a connection; another one in tests.
+type SendFirst = fn(&mio::net::TcpStream, SocketAddr, &[u8]) -> std::io::Result<fast_open::First>;
 
 impl Builder {
     /// Trusts the certificates of a PEM text. May be called several times.
@@ -257,6 +262,7 @@ impl Builder {
             calls_max: CALLS_MAX,
             early_data: self.early_data,
             fast_open: self.fast_open,
+            send_first: self.send_first,
         };
         let driver = Driver::new(poll, mailbox.clone(), options, tickets, seed);
         let name = "trunkline-client".to_owned();
@@ -300,6 +306,7 @@ impl Client {
             early_data: true,
             fast_open: true,
             tickets_file: None,
+            send_first: fast_open::send,
         }
     }
 

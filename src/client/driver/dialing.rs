@@ -142,7 +142,7 @@ impl Driver {
         self.link_of.insert(token, key);
         self.admit(key); // what may go out early goes with the first bytes
         let Some(session) = self.links.get_mut(key).and_then(Link::session_mut) else { return Ok(()) };
-        let mut opened = session.open_fast();
+        let mut opened = session.open_fast(self.options.send_first);
         if opened.is_ok() {
             let registered = self.poll.registry().register(&mut session.socket, token, BOTH);
             opened = registered.map_err(|error| Failure::Connect(format!("{address}: {error}")));

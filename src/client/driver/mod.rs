@@ -43,6 +43,7 @@ pub(super) struct Options {
     pub(super) calls_max: usize,
     pub(super) early_data: bool,
     pub(super) fast_open: bool,
+    pub(super) send_first: super::SendFirst,
 }
 
 /// How long a client that ends waits for the tickets of a server that has not given any yet: without them, the next
