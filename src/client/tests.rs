@@ -826,7 +826,7 @@ fn early_data_that_is_refused_is_sent_again_and_nobody_notices() {
         let (server, _told) = one_call_each(config);
         let client = client();
         call_anew(&client, Request::get(server.url("/first")));
-        let body = pattern(9000);
+        let body = pattern(1000); // little: rustls counts what it skips again with each read
         let request = Request::post(server.url("/second"), body).replay_safe(true);
         let response = call_anew(&client, request);
         assert_eq!((&response.body[..], response.report.restarts), (&b"/second"[..], 0));

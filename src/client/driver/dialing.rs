@@ -18,6 +18,9 @@ use super::super::resolve::{Found, Resolver};
 use super::super::secure::Secure;
 use super::{Driver, Tick};
 
+/// What our HELLO, with its attributes, takes of early data at most.
+const HELLO_BYTES: usize = 1024;
+
 /// What every socket is watched for.
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
@@ -159,16 +162,19 @@ impl Driver {
         let wants_ticket = !std::mem::take(&mut pool.without_ticket);
         let endpoint = pool.endpoint.clone();
         let ticket = if wants_ticket { self.tickets.take(&endpoint) } else { None };
-        let (has_ticket, early_data) = (ticket.is_some(), self.options.early_data);
-        let ticket = ticket.map(|ticket| ticket.offering_early_data(early_data));
+        let pool = self.pools.get(pool_key).expect("a link's pool exists");
+        let in_line = || pool.waiting.values().filter_map(|call| self.calls.get(*call));
+        // Early data is offered for those in line only: without them it would be a risk for nothing.
+        let early_data = self.options.early_data;
+        let ticket = ticket.map(|ticket| {
+            let room_bytes = (ticket.early_bytes_max() as usize).saturating_sub(HELLO_BYTES);
+            let is_wanted = early_data && in_line().any(|entry| entry.fits_early(room_bytes));
+            ticket.offering_early_data(is_wanted)
+        });
+        let has_ticket = ticket.is_some();
         let secure = Secure::new(&self.options.trust, &endpoint.host, ticket)?;
         let mut session = Session::new(attempt, secure, has_ticket, self.now);
-        let pool = self.pools.get(pool_key).expect("a link's pool exists");
-        let room_bytes = session.early_room();
-        let mut waiting = pool.waiting.values().filter_map(|call| self.calls.get(*call));
-        if waiting.any(|entry| entry.fits_early(room_bytes)) {
-            session.start_early(&self.options.settings, self.now);
-        }
+        session.start_early(&self.options.settings, self.now);
         Ok(session)
     }
 

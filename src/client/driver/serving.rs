@@ -325,8 +325,8 @@ impl Driver {
             match &entry.place {
                 Place::Sent(sent) if sent.link != key => {}
                 Place::Sent(sent) if !session.has_submitted_beyond(sent.headers_at) => not_sent.push(call),
-                // Early data is only what does no harm twice.
-                Place::Sent(sent) if sent.is_early && !session.is_secured => exposed.push(call),
+                // Early data is only what does no harm twice. Before the server's HELLO, the handshake may be what failed.
+                Place::Sent(sent) if sent.is_early && !session.is_established => exposed.push(call),
                 Place::Sent(_) => unknown.push(call),
                 Place::Waiting { .. } => {}
             }
