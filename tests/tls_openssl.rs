@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use tls_support::{Authority, NAME, Said, Signed, feed, seal};
 use trunkline::base::wire::Protocol;
 use trunkline::tls::{
-    ClientAuth, ClientOptions, ClientSettings, Identity, Roots, ServerOptions, ServerSettings, Session, Suite, TlsError,
+    ClientAuth, ClientOptions, ClientSettings, Early, Identity, Roots, ServerOptions, ServerSettings, Session, Suite,
+    TlsError,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -273,6 +274,66 @@ fn s_client_resumes_and_reads_an_end_in_order() {
         let (out, errors, _) = client.finish();
         assert!(out.contains(&"z".repeat(OUTPUT_BYTES)), "{errors}");
         assert!(out.contains(if round > 0 { "Reused, TLSv1.3" } else { "New, TLSv1.3" }), "{out}");
+    }
+}
+
+#[test]
+fn s_client_has_its_early_data_taken_once() {
+    let authority = Authority::new();
+    let files = Files::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let root = files.put_root(&authority);
+    let session = files.path("session.pem");
+    let early = files.path("early");
+    std::fs::write(&early, b"early question").unwrap();
+    for (round, used) in [("-sess_out", false), ("-sess_in", false), ("-sess_in", true)] {
+        let (listener, address) = listen();
+        let mut arguments =
+            vec!["s_client", "-connect", &address, "-CAfile", text(&root), "-servername", NAME, "-alpn", "mmtp/1"];
+        arguments.extend([round, text(&session)]);
+        if round == "-sess_in" {
+            arguments.extend(["-early_data", text(&early)]);
+        }
+        let mut client = Program::start("openssl", &arguments);
+        let mut ours = Connection::accept(&listener, &settings);
+        ours.pump(|said| said.established.is_some());
+        let established = ours.said.established.clone().unwrap();
+        let expected = match (round, used) {
+            ("-sess_in", false) => (true, Early::Accepted, &b"early question"[..]),
+            ("-sess_in", true) => (false, Early::Refused, &b""[..]),
+            _ => (false, Early::NotOffered, &b""[..]),
+        };
+        assert_eq!((established.resumed, established.early, &ours.said.data[..]), expected);
+        ours.said.data.clear();
+        client.type_line("hello");
+        ours.expect_data(b"hello\n");
+        ours.send(b"welcome\n");
+        assert_eq!(ours.close().error, None);
+        let (out, errors, _) = client.finish();
+        let told = ["Early data was not sent", "Early data was accepted", "Early data was rejected"];
+        let told = told[usize::from(expected.1 != Early::NotOffered) + usize::from(used)];
+        assert!(out.contains("welcome") && out.contains(told), "{out}{errors}");
+    }
+}
+
+#[test]
+fn s_client_sees_the_stapled_response() {
+    const TRY_LATER: [u8; 5] = [0x30, 3, 0x0a, 1, 3]; // RFC 6960 4.2.1
+    let authority = Authority::new();
+    for stapled in [false, true] {
+        let mut identity = authority.sign(NAME).identity();
+        if stapled {
+            identity = identity.with_ocsp(TRY_LATER.to_vec());
+        }
+        let settings = ServerSettings::new(&ServerOptions::new(identity)).unwrap();
+        let (listener, address) = listen();
+        let client = Program::start("openssl", &["s_client", "-connect", &address, "-alpn", "mmtp/1", "-status"]);
+        let mut ours = Connection::accept(&listener, &settings);
+        ours.pump(|said| said.established.is_some());
+        ours.close();
+        let (out, errors, _) = client.finish();
+        let told = if stapled { "OCSP Response Status: trylater" } else { "OCSP response: no response sent" };
+        assert!(out.contains(told), "{out}{errors}");
     }
 }
 

@@ -7,8 +7,10 @@ mod tls_support;
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pair::Pair;
+use rustls::client::{TicketRequest, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
@@ -16,12 +18,12 @@ use rustls::{
     AlertDescription, ClientConfig, ClientConnection, Connection, Error, RootCertStore, ServerConfig, ServerConnection,
     SupportedCipherSuite,
 };
-use tls_support::{Authority, NAME, Said, Signed, feed, seal};
+use tls_support::{Authority, EARLY_WELCOME, NAME, STORE, Said, Signed, feed, seal};
 use trunkline::base::prng::Prng;
 use trunkline::base::wire::Protocol;
 use trunkline::tls::{
-    Alert, CertificateFault, ClientAuth, ClientOptions, ClientSettings, ServerOptions, ServerSettings, Session, Suite,
-    TlsError,
+    Alert, CertificateFault, ClientAuth, ClientOptions, ClientSettings, Early, Names, ServerOptions, ServerSettings,
+    Session, Suite, TlsError,
 };
 
 const SUITES: [(SupportedCipherSuite, Suite); 3] = [
@@ -363,6 +365,533 @@ fn our_client_resumes_with_its_tickets() {
         pair.run();
         assert_eq!(pair.client_said.established.unwrap().resumed, round > 0);
         assert_eq!(pair.server_said.established.unwrap().resumed, round > 0);
+    }
+}
+
+/// A client of rustls that sends early data when it can.
+fn eager_client(authority: &Authority, suites: &[SupportedCipherSuite]) -> ClientConfig {
+    let mut config = rustls_client(authority, suites, None);
+    config.enable_early_data = true;
+    config
+}
+
+/// Lets one client use the tickets of another: to rustls, they check certificates in the same way.
+fn share_tickets(authority: &Authority, one: &mut ClientConfig, other: &mut ClientConfig) {
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots(authority), provider(&[SUITES[0].0]));
+    let verifier = verifier.build().unwrap();
+    one.dangerous().set_certificate_verifier(verifier.clone());
+    other.dangerous().set_certificate_verifier(verifier);
+    other.client_auth_cert_resolver = one.client_auth_cert_resolver.clone();
+    other.resumption = one.resumption.clone();
+}
+
+impl Duel {
+    /// A client that has a ticket, of this server, and offers `early`.
+    fn returning(settings: &ServerSettings, config: &Arc<ClientConfig>, early: &[u8]) -> Duel {
+        let mut first = Duel::our_server(settings, config.clone(), 1);
+        first.run();
+        assert_eq!(first.said.established.as_ref().unwrap().early, Early::NotOffered);
+        Duel::early(settings, config, early)
+    }
+
+    fn early(settings: &ServerSettings, config: &Arc<ClientConfig>, early: &[u8]) -> Duel {
+        let mut duel = Duel::our_server(settings, config.clone(), 2);
+        duel.their_client().early_data().expect("it has a ticket").write_all(early).unwrap();
+        duel
+    }
+
+    fn their_client(&mut self) -> &mut ClientConnection {
+        let Connection::Client(client) = &mut self.theirs else { panic!("it is a client") };
+        client
+    }
+
+    /// Hands the client's first flight to the server.
+    fn first_flight(&mut self) -> Vec<u8> {
+        let mut flight = Vec::new();
+        while self.theirs.wants_write() {
+            self.theirs.write_tls(&mut flight).unwrap();
+        }
+        self.to_ours.extend_from_slice(&flight);
+        self.ours_reads();
+        flight
+    }
+
+    /// What the server says of the handshake: resumed, early data, what came of it.
+    fn outcome(&mut self) -> (bool, Early, &[u8]) {
+        self.run();
+        assert_eq!((self.said.error, &self.their_error), (None, &None));
+        let established = self.said.established.clone().unwrap();
+        assert_eq!(self.their_client().is_early_data_accepted(), established.early == Early::Accepted);
+        assert_eq!(self.said.early.is_some(), established.early == Early::Accepted);
+        (established.resumed, established.early, &self.said.data)
+    }
+
+    /// As after any other handshake.
+    fn goes_on(mut self) {
+        self.said.data.clear();
+        self.their_data.clear();
+        self.talk(20);
+        self.close();
+    }
+}
+
+#[test]
+fn early_data_is_taken_and_answered_before_the_handshake_ends() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    for (suite, name) in SUITES {
+        let config = Arc::new(eager_client(&authority, &[suite]));
+        let mut duel = Duel::returning(&settings, &config, b"early question");
+        duel.first_flight();
+        let opened = duel.said.early.clone().unwrap();
+        assert_eq!((opened.early, opened.suite, opened.protocol), (Early::Accepted, name, Protocol::Mmtp));
+        assert_eq!((opened.resumed, opened.server_name.as_deref()), (true, Some(NAME)));
+        assert_eq!((duel.said.established.take(), &duel.said.data[..]), (None, &b"early question"[..]));
+        assert!(!duel.ours.is_established());
+        for answer in [&b"half "[..], b"", b"an answer"] {
+            seal(&mut duel.ours, answer, &mut duel.to_theirs).unwrap();
+        }
+        assert!(seal(&mut duel.ours, &[0; 16_385], &mut Vec::new()).is_err());
+        assert_eq!(duel.outcome(), (true, Early::Accepted, &b"early question"[..]));
+        assert_eq!(duel.their_data, b"half an answer");
+        duel.goes_on();
+    }
+}
+
+#[test]
+fn early_data_in_many_records_arrives_in_order() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let mut config = eager_client(&authority, &[SUITES[0].0]);
+    config.max_fragment_size = Some(100);
+    let early: Vec<u8> = (0..16_384u32).map(|count| count as u8).collect();
+    let mut duel = Duel::returning(&settings, &Arc::new(config), &early);
+    assert_eq!(duel.outcome(), (true, Early::Accepted, &early[..]));
+    duel.goes_on();
+}
+
+#[test]
+fn answers_go_out_while_the_clients_last_message_is_on_its_way() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let mut config = eager_client(&authority, &[SUITES[0].0]);
+    config.max_fragment_size = Some(32); // Finished takes two records
+    let mut duel = Duel::returning(&settings, &Arc::new(config), b"question");
+    duel.first_flight();
+    duel.theirs_reads();
+    let mut flight = Vec::new();
+    while duel.theirs.wants_write() {
+        duel.theirs.write_tls(&mut flight).unwrap();
+    }
+    let mut answers = Vec::new();
+    let mut rest = &flight[..];
+    while !rest.is_empty() {
+        assert!(!duel.ours.is_established());
+        seal(&mut duel.ours, b"answer", &mut duel.to_theirs).unwrap();
+        answers.extend_from_slice(b"answer");
+        let (record, behind) = rest.split_at(5 + usize::from(u16::from_be_bytes([rest[3], rest[4]])));
+        duel.to_ours.extend_from_slice(record);
+        duel.ours_reads();
+        rest = behind;
+    }
+    assert!(answers.len() > 2 * b"answer".len());
+    assert_eq!(duel.outcome(), (true, Early::Accepted, &b"question"[..]));
+    assert_eq!(duel.their_data, answers);
+    duel.goes_on();
+}
+
+#[test]
+fn the_end_may_be_said_in_answer_to_early_data() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let config = Arc::new(eager_client(&authority, &[SUITES[0].0]));
+    let mut duel = Duel::returning(&settings, &config, b"question");
+    duel.first_flight();
+    seal(&mut duel.ours, b"answer", &mut duel.to_theirs).unwrap();
+    duel.ours.put_close_notify(&mut duel.to_theirs);
+    let put = duel.to_theirs.len();
+    duel.ours.put_close_notify(&mut duel.to_theirs);
+    assert_eq!(duel.to_theirs.len(), put, "once is enough");
+    assert!(matches!(seal(&mut duel.ours, b"more", &mut Vec::new()), Err(TlsError::Misuse(_))));
+    let tickets = STORE.with_borrow(Vec::len);
+    assert_eq!(duel.outcome(), (true, Early::Accepted, &b"question"[..]));
+    assert!(duel.their_close && duel.their_data == b"answer");
+    assert!(matches!(seal(&mut duel.ours, b"more", &mut Vec::new()), Err(TlsError::Misuse(_))));
+    assert_eq!(STORE.with_borrow(Vec::len), tickets, "nothing follows the end");
+    duel.theirs.writer().write_all(b"last words").unwrap();
+    duel.run();
+    assert_eq!(duel.said.data, b"questionlast words");
+}
+
+#[test]
+fn early_data_that_is_not_welcome_is_skipped_and_the_next_may_be() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let mut config = eager_client(&authority, &[SUITES[0].0]);
+    config.max_fragment_size = Some(100); // as many bytes of trailers as a client may cause
+    let config = Arc::new(config);
+    EARLY_WELCOME.set(false);
+    let mut duel = Duel::returning(&settings, &config, &[7; 16_384]);
+    assert_eq!(duel.outcome(), (true, Early::Refused, &b""[..]));
+    duel.goes_on();
+    EARLY_WELCOME.set(true);
+    let mut duel = Duel::early(&settings, &config, b"again");
+    assert_eq!(duel.outcome(), (true, Early::Accepted, &b"again"[..]));
+    STORE.with_borrow_mut(Vec::clear);
+    let mut duel = Duel::early(&settings, &config, &[7; 16_384]);
+    assert_eq!(duel.outcome(), (false, Early::Refused, &b""[..]));
+    duel.goes_on();
+    let mut duel = Duel::early(&settings, &config, b"and again");
+    assert_eq!(duel.outcome(), (true, Early::Accepted, &b"and again"[..]));
+    // A listener that takes none any more.
+    let none = ServerOptions { early_bytes_max: 0, ..authority.server_options() };
+    let mut duel = Duel::early(&ServerSettings::new(&none).unwrap(), &config, &[7; 16_384]);
+    assert_eq!(duel.outcome(), (true, Early::Refused, &b""[..]));
+    duel.goes_on();
+}
+
+#[test]
+fn a_ticket_whose_age_is_wrong_resumes_without_early_data() {
+    const CREATED_FROM_END: usize = 8 + 4;
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    for (older_s, is_taken) in [(0, true), (57, true), (63, false), (86_000, false)] {
+        let config = Arc::new(eager_client(&authority, &[SUITES[0].0]));
+        Duel::our_server(&settings, config.clone(), 1).run();
+        STORE.with_borrow_mut(|store| {
+            for ticket in store {
+                let at = ticket.value.len() - CREATED_FROM_END;
+                let created: [u8; 8] = ticket.value[at..at + 8].try_into().unwrap();
+                let created = u64::from_be_bytes(created) - older_s;
+                ticket.value[at..at + 8].copy_from_slice(&created.to_be_bytes());
+            }
+        });
+        let mut duel = Duel::early(&settings, &config, b"early");
+        let expected = if is_taken { (Early::Accepted, &b"early"[..]) } else { (Early::Refused, &b""[..]) };
+        assert_eq!(duel.outcome(), (true, expected.0, expected.1), "{older_s} s");
+        duel.goes_on();
+    }
+}
+
+#[test]
+fn values_that_are_no_tickets_do_no_harm() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let config = Arc::new(eager_client(&authority, &[SUITES[0].0]));
+    for length in [0, 1, 3, 11, 12, 40, 80, 1024, 9000] {
+        Duel::our_server(&settings, config.clone(), 1).run();
+        STORE.with_borrow_mut(|store| store.iter_mut().for_each(|ticket| ticket.value = vec![1; length]));
+        let mut duel = Duel::early(&settings, &config, b"early");
+        assert_eq!(duel.outcome(), (false, Early::Refused, &b""[..]), "{length} bytes");
+        duel.goes_on();
+        STORE.with_borrow_mut(Vec::clear);
+    }
+}
+
+#[test]
+fn more_early_data_than_allowed_ends_the_connection() {
+    let authority = Authority::new();
+    let shared = authority.server_options();
+    let with = |early_bytes_max| ServerOptions { early_bytes_max, ..shared.clone() };
+    let settings = |early_bytes_max| ServerSettings::new(&with(early_bytes_max)).unwrap();
+    // Tickets of the first, shown to the second: what is taken, then what is skipped.
+    for (given, taken, sent, welcome) in [(16_384, 100, 101, true), (40_000, 16_384, 16_385, false)] {
+        EARLY_WELCOME.set(welcome);
+        for excess in [false, true] {
+            let config = Arc::new(eager_client(&authority, &[SUITES[0].0]));
+            Duel::our_server(&settings(given), config.clone(), 1).run();
+            let early = vec![7; sent - usize::from(!excess)];
+            let mut duel = Duel::early(&settings(taken), &config, &early);
+            duel.run();
+            let told = duel.said.error.map(|error| (error.alert(), error.fault()));
+            assert_eq!(told, excess.then_some((Some(Alert::UnexpectedMessage), trunkline::tls::Fault::Peer)));
+            let alert = Error::AlertReceived(AlertDescription::UnexpectedMessage);
+            assert_eq!(duel.their_error, excess.then_some(alert));
+            assert_eq!(duel.said.data.len(), if welcome && !excess { early.len() } else { 0 });
+            assert_eq!(duel.said.established.is_some(), !excess);
+        }
+    }
+}
+
+#[test]
+fn early_data_in_too_many_records_ends_the_connection() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let mut config = eager_client(&authority, &[SUITES[0].0]);
+    config.max_fragment_size = Some(32); // 27 bytes each
+    let config = Arc::new(config);
+    for welcome in [true, false] {
+        EARLY_WELCOME.set(welcome);
+        // What ends early data that is taken counts too: EndOfEarlyData, and Finished in two pieces.
+        for (records, is_flood) in [(512 - 3 * usize::from(welcome), false), (513, true)] {
+            let mut duel = Duel::our_server(&settings, config.clone(), 1);
+            duel.run();
+            let mut duel = Duel::early(&settings, &config, &vec![7; records * 27]);
+            duel.run();
+            let flood = TlsError::Flood("too many records of early data");
+            assert_eq!(duel.said.error, is_flood.then_some(flood), "{records} records");
+            assert_eq!(duel.said.established.is_some(), !is_flood);
+            let alert = Error::AlertReceived(AlertDescription::UnexpectedMessage);
+            assert_eq!(duel.their_error, is_flood.then_some(alert));
+        }
+    }
+}
+
+#[test]
+fn early_data_before_a_retry_is_skipped_and_the_ticket_still_serves() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    for stored in [true, false] {
+        // The same tickets, and a first share for a group that the server does not take.
+        let mut groups = provider(&[SUITES[0].0]);
+        Arc::make_mut(&mut groups).kx_groups.remove(1);
+        let mut other = rustls_client_with(&authority, groups, None);
+        other.enable_early_data = true;
+        let mut config = eager_client(&authority, &[SUITES[0].0]);
+        share_tickets(&authority, &mut config, &mut other);
+        Duel::our_server(&settings, Arc::new(config), 1).run();
+        if !stored {
+            STORE.with_borrow_mut(Vec::clear);
+        }
+        let mut duel = Duel::early(&settings, &Arc::new(other), &[7; 16_384]);
+        assert_eq!(duel.outcome(), (stored, Early::Refused, &b""[..]));
+        assert!(duel.said.established.as_ref().unwrap().retried);
+        duel.goes_on();
+    }
+}
+
+#[test]
+fn early_data_needs_the_protocol_and_the_suite_of_its_ticket() {
+    let authority = Authority::new();
+    let options = ServerOptions { tunnels: true, ..authority.server_options() };
+    let settings = ServerSettings::new(&options).unwrap();
+    let [aes128, _, chacha] = SUITES.map(|(suite, _)| suite);
+    let mut config = eager_client(&authority, &[aes128, chacha]);
+    let mut chacha_first = eager_client(&authority, &[chacha, aes128]);
+    share_tickets(&authority, &mut config, &mut chacha_first);
+    Duel::our_server(&settings, Arc::new(config.clone()), 1).run();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let mut duel = Duel::early(&settings, &Arc::new(config), b"GET /");
+    assert_eq!(duel.outcome(), (true, Early::Refused, &b""[..]));
+    duel.goes_on();
+    let mut duel = Duel::early(&settings, &Arc::new(chacha_first), b"GET /");
+    assert_eq!(duel.outcome(), (false, Early::Refused, &b""[..]));
+    duel.goes_on();
+}
+
+#[test]
+fn a_first_flight_that_comes_twice_is_taken_once() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let config = Arc::new(eager_client(&authority, &[SUITES[0].0]));
+    let mut duel = Duel::returning(&settings, &config, b"pay once");
+    let flight = duel.first_flight();
+    assert_eq!(duel.said.data, b"pay once");
+    for _ in 0..2 {
+        let mut replayed = Session::server(&settings);
+        let said = feed(&mut replayed, &mut flight.clone(), &mut Vec::new());
+        assert!(said.early.is_none() && said.data.is_empty() && said.error.is_none(), "{said:?}");
+        assert!(matches!(seal(&mut replayed, b"answer", &mut Vec::new()), Err(TlsError::Misuse(_))));
+    }
+    assert_eq!(duel.outcome(), (true, Early::Accepted, &b"pay once"[..]));
+    duel.goes_on();
+}
+
+#[test]
+fn a_ticket_changed_in_one_bit_opens_nothing() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    for is_binder in [false, true] {
+        let config = Arc::new(eager_client(&authority, &[SUITES[0].0]));
+        let mut duel = Duel::returning(&settings, &config, b"early");
+        let mut flight = Vec::new();
+        duel.theirs.write_tls(&mut flight).unwrap();
+        let hello_end = 5 + usize::from(u16::from_be_bytes([flight[3], flight[4]]));
+        let binder_bytes = 2 + 1 + 32;
+        // Backwards from the end: binders, age, identity.
+        flight[hello_end - if is_binder { 1 } else { binder_bytes + 4 + 1 }] ^= 1;
+        let tickets = STORE.with_borrow(Vec::len);
+        let mut out = Vec::new();
+        let said = feed(&mut duel.ours, &mut flight, &mut out);
+        assert!(said.early.is_none() && said.data.is_empty());
+        if is_binder {
+            assert_eq!(said.error, Some(TlsError::BadFinished));
+            assert_eq!(out, [21, 3, 3, 0, 2, 2, Alert::DecryptError.code()]);
+            assert_eq!(STORE.with_borrow(Vec::len), tickets - 1, "it is spent");
+        } else {
+            assert_eq!(said.error, None, "a full handshake, which the client will not like");
+            assert_eq!(STORE.with_borrow(Vec::len), tickets);
+            duel.to_theirs = out;
+            duel.run();
+            assert!(duel.their_error.is_some() && duel.said.established.is_none());
+        }
+    }
+}
+
+/// A ClientHello in records of at most `record_bytes`, with one more extension of this kind behind the others.
+fn hello_with(authority: &Authority, kind: u16, content: &[u8], record_bytes: usize) -> Vec<u8> {
+    let config = Arc::new(rustls_client(authority, &[SUITES[0].0], None));
+    let mut client = ClientConnection::new(config, ServerName::try_from(NAME).unwrap()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let mut body = hello.split_off(9);
+    let suites_at = 2 + 32 + 1 + usize::from(body[34]);
+    let compression_at = suites_at + 2 + usize::from(u16::from_be_bytes([body[suites_at], body[suites_at + 1]]));
+    let extensions_at = compression_at + 1 + usize::from(body[compression_at]);
+    body.extend_from_slice(&kind.to_be_bytes());
+    body.extend_from_slice(&u16::try_from(content.len()).unwrap().to_be_bytes());
+    body.extend_from_slice(content);
+    let extensions_bytes = u16::try_from(body.len() - extensions_at - 2).unwrap();
+    body[extensions_at..extensions_at + 2].copy_from_slice(&extensions_bytes.to_be_bytes());
+    let [_, high, middle, low] = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let message = [&[1, high, middle, low], &body[..]].concat();
+    message.chunks(record_bytes).flat_map(|fragment| record(22, fragment)).collect()
+}
+
+#[test]
+fn a_hello_may_be_large_and_show_a_thousand_tickets() {
+    const PADDING: u16 = 21;
+    const PRE_SHARED_KEY: u16 = 41;
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let is_served = |mut hello: Vec<u8>| {
+        let mut session = Session::server(&settings);
+        let mut out = Vec::new();
+        let said = feed(&mut session, &mut hello, &mut out);
+        assert_eq!(said.error, None);
+        out.starts_with(&[22, 3, 3]) && out[5] == 2
+    };
+    let small = hello_with(&authority, PADDING, &[], 1 << 14).len();
+    let whole = hello_with(&authority, PADDING, &vec![0; (1 << 14) + 5 - small], 1 << 14);
+    assert_eq!(whole.len(), (1 << 14) + 5, "one full record");
+    assert!(is_served(whole));
+    assert!(is_served(hello_with(&authority, PADDING, &[0; 16_000], 200)));
+    let identities = [&[0, 8][..], &[7; 8], &[0; 4]].concat().repeat(1000);
+    let binders = [&[32][..], &[9; 32]].concat().repeat(1000);
+    let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    let offer = [&length(&identities)[..], &identities, &length(&binders), &binders].concat();
+    assert!(is_served(hello_with(&authority, PRE_SHARED_KEY, &offer, 1 << 14)));
+}
+
+#[test]
+fn two_tickets_after_a_full_handshake_and_one_after_a_resumption() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let config = Arc::new(rustls_client(&authority, &[SUITES[0].0], None));
+    for round in 0..4 {
+        let mut duel = Duel::our_server(&settings, config.clone(), round);
+        duel.run();
+        assert_eq!(STORE.with_borrow(Vec::len), 2, "a resumption spends one and gives one");
+        assert!(duel.ours.issued().is_empty(), "they are given once");
+    }
+    let mut asking = rustls_client(&authority, &[SUITES[0].0], None);
+    asking.send_ticket_request = Some(TicketRequest { new_session_count: 200, resumption_count: 3 });
+    let asking = Arc::new(asking);
+    for expected in [4, 3] {
+        let mut duel = Duel::our_server(&settings, asking.clone(), 1);
+        duel.run();
+        assert_eq!(duel.their_client().tls13_tickets_received(), expected, "RFC 9149");
+    }
+}
+
+#[test]
+fn what_is_shown_follows_from_the_name() {
+    let authority = Authority::new();
+    let shown = ["localhost", "*.svc.example", "a.svc.example"].map(|name| authority.sign(name));
+    let names = [&[][..], &["*.svc.example"], &["a.svc.example"]].map(|names: &[&str]| Names::new(names).unwrap());
+    let identities = names.into_iter().zip(shown.iter().map(Signed::identity)).collect();
+    let settings = ServerSettings::new(&ServerOptions { identities, ..authority.server_options() }).unwrap();
+    let config = Arc::new(rustls_client(&authority, &[SUITES[0].0], None));
+    for (name, expected) in
+        [("localhost", 0), ("b.svc.example", 1), ("A.svc.example", 2), ("other.test", 0), ("127.0.0.1", 0)]
+    {
+        let client = ClientConnection::new(config.clone(), ServerName::try_from(name).unwrap()).unwrap();
+        let mut duel = Duel::new(Session::server(&settings), client.into(), Vec::new(), 7);
+        duel.run();
+        let is_known = !["other.test", "127.0.0.1"].contains(&name);
+        assert_eq!(duel.their_error.is_none(), is_known, "{name}: {:?}", duel.their_error);
+        if is_known {
+            assert_eq!(duel.theirs.peer_certificates().unwrap()[0].as_ref(), shown[expected].certificate_der);
+        }
+    }
+}
+
+/// Counts what it expands.
+#[derive(Debug)]
+struct CountingDecompressor(&'static dyn rustls::compress::CertDecompressor, &'static AtomicUsize);
+
+impl rustls::compress::CertDecompressor for CountingDecompressor {
+    fn decompress(&self, input: &[u8], output: &mut [u8]) -> Result<(), rustls::compress::DecompressionFailed> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.decompress(input, output)
+    }
+
+    fn algorithm(&self) -> rustls::CertificateCompressionAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+#[test]
+fn certificates_are_compressed_for_clients_that_ask() {
+    static EXPANDED: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+    static COUNTING: [CountingDecompressor; 2] = [
+        CountingDecompressor(rustls::compress::BROTLI_DECOMPRESSOR, &EXPANDED[0]),
+        CountingDecompressor(rustls::compress::ZLIB_DECOMPRESSOR, &EXPANDED[1]),
+    ];
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    for (taken, expected) in [(&[][..], [0, 0]), (&[0], [1, 0]), (&[1], [1, 1]), (&[1, 0], [2, 1])] {
+        let mut config = rustls_client(&authority, &[SUITES[0].0], None);
+        config.cert_decompressors = taken.iter().map(|&index: &usize| &COUNTING[index] as _).collect();
+        let mut duel = Duel::our_server(&settings, Arc::new(config), 1);
+        duel.run();
+        assert!(duel.said.established.is_some());
+        assert_eq!(EXPANDED.each_ref().map(|count| count.load(Ordering::Relaxed)), expected);
+    }
+}
+
+#[test]
+fn a_certificate_that_is_optional_is_told_when_it_is_shown() {
+    let authority = Authority::new();
+    let server = ServerOptions { client_auth: ClientAuth::Optional(authority.roots()), ..authority.server_options() };
+    let settings = ServerSettings::new(&server).unwrap();
+    for shown in [None, Some(authority.sign("phone"))] {
+        let config = Arc::new(rustls_client(&authority, &[SUITES[0].0], shown.clone()));
+        for resumed in [false, true] {
+            let mut duel = Duel::our_server(&settings, config.clone(), 1);
+            duel.run();
+            let established = duel.said.established.clone().unwrap();
+            assert_eq!(
+                (established.peer_certificate_sha256.is_some(), established.resumed),
+                (shown.is_some(), resumed)
+            );
+            duel.talk(10);
+        }
+    }
+    let config = rustls_client(&authority, &[SUITES[0].0], Some(Authority::new().sign("phone")));
+    let mut duel = Duel::our_server(&settings, Arc::new(config), 1);
+    duel.run();
+    assert_eq!(duel.said.error, Some(TlsError::Certificate(CertificateFault::UnknownIssuer)));
+}
+
+#[test]
+fn a_ticket_too_long_for_a_store_is_not_given() {
+    let authority = Authority::new();
+    let server = ServerOptions { client_auth: ClientAuth::Required(authority.roots()), ..authority.server_options() };
+    let settings = ServerSettings::new(&server).unwrap();
+    let long = authority.sign_with("pop", |params| {
+        params.subject_alt_names.extend((0..60).map(|count| {
+            rcgen::SanType::DnsName(format!("a-name-of-some-length-{count}.example").try_into().unwrap())
+        }));
+    });
+    assert!(long.certificate_der.len() > trunkline::tls::TICKET_VALUE_BYTES_MAX);
+    let config = Arc::new(rustls_client(&authority, &[SUITES[0].0], Some(long)));
+    for _ in 0..2 {
+        let mut duel = Duel::our_server(&settings, config.clone(), 1);
+        duel.run();
+        assert!(!duel.said.established.as_ref().unwrap().resumed);
+        assert!(STORE.with_borrow(Vec::is_empty));
+        duel.talk(10);
     }
 }
 

@@ -224,7 +224,7 @@ impl Names {
         for name in names {
             let name = name.as_ref().to_ascii_lowercase();
             let host = name.strip_prefix('*').map_or(Some(&name[..]), |suffix| suffix.strip_prefix('.'));
-            if !host.is_some_and(|host| DnsName::try_from(host).is_ok()) {
+            if host.is_none_or(|host| DnsName::try_from(host).is_err()) {
                 return Err(SettingsError::BadName(name));
             }
             match name.strip_prefix('*') {

@@ -41,8 +41,8 @@ enum Stage {
     Gathering(hello::Gatherer),
     /// It is, and [`ServerHandshake::proceed`] is waited for.
     Held,
-    /// rustls has it.
-    Driven(UnbufferedServerConnection),
+    /// rustls has it. Boxed: most of a handshake's memory, which one that waits does not need.
+    Driven(Box<UnbufferedServerConnection>),
 }
 
 /// Early data that was refused is thrown away (RFC 8446 4.2.10).
@@ -259,7 +259,7 @@ impl ServerHandshake {
     fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
         let config = self.settings.inner.config(self.hello.chacha_first, self.papers.approved.is_some());
         let connection = UnbufferedServerConnection::new(config).map_err(|error| from_rustls(&error))?;
-        self.stage = Stage::Driven(connection);
+        self.stage = Stage::Driven(Box::new(connection));
         match self.drive_checked(&mut [], out)? {
             Driven::Blocked => Ok(()),
             Driven::Data(_) | Driven::Complete => Err(TlsError::Internal("handshake over at the ClientHello")),
@@ -344,10 +344,14 @@ impl ServerHandshake {
     /// Does something with rustls's writing side.
     fn write<T>(&mut self, work: impl FnOnce(&mut WriteTraffic<'_>) -> Option<T>) -> Option<T> {
         let Stage::Driven(connection) = &mut self.stage else { return None };
-        match connection.process_tls_records(&mut []).state {
+        // rustls counts on finding what it has not used up: a part of the client's Finished may lie there.
+        let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.intake.input);
+        let done = match state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => work(&mut traffic),
             _ => None,
-        }
+        };
+        self.intake.input.drain(..discard);
+        done
     }
 
     pub(super) fn complete(self) -> Result<Complete, TlsError> {
