@@ -16,7 +16,7 @@ use trunkline::tls::{ClientOptions, ClientSettings, ServerOptions, ServerSetting
 /// Time the server took for one handshake, from its first record to the last.
 fn server_time(client: &ClientSettings, server: &ServerSettings, resumed: bool) -> Duration {
     let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
-    let mut client = Session::client(client, NAME, &mut to_server).expect("the name is good");
+    let mut client = Session::client(client, NAME, None, &mut to_server).expect("the name is good");
     let mut said = Said::default();
     let mut taken = Duration::ZERO;
     let mut session = None;

@@ -39,7 +39,7 @@ fn dial(ca: &DevelopmentCa, pop: &Issued, gateway: &Issued, server_name: &str) -
     let client = ClientSettings::new(&client).expect("plain settings");
     let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
     let mut server = Session::server(&server);
-    let mut client = Session::client(&client, server_name, &mut to_server).map_err(|error| error.to_string())?;
+    let mut client = Session::client(&client, server_name, None, &mut to_server).map_err(|error| error.to_string())?;
     let (mut server_done, mut client_done) = (false, false);
     for _ in 0..10 {
         server_done |= receive(&mut server, &mut to_server, &mut to_client)?;

@@ -67,7 +67,7 @@ fn idle_server_bytes(client: &ClientSettings, server: &ServerSettings) -> usize 
     STORE.with_borrow_mut(|store| *store = Vec::new());
     let mut to_client = Vec::with_capacity(1 << 16);
     let mut to_server = Vec::with_capacity(1 << 16);
-    let mut client = Session::client(client, NAME, &mut to_server).unwrap();
+    let mut client = Session::client(client, NAME, None, &mut to_server).unwrap();
     let live = || LIVE_BYTES.load(Ordering::Relaxed);
     let before = live();
     let mut session = Session::server(server);

@@ -47,7 +47,7 @@ impl Connection {
             sleep(Duration::from_millis(20));
         };
         let mut hello = Vec::new();
-        let session = Session::client(settings, NAME, &mut hello).unwrap();
+        let session = Session::client(settings, NAME, None, &mut hello).unwrap();
         socket.write_all(&hello).unwrap();
         Connection::new(socket, session)
     }

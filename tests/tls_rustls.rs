@@ -115,7 +115,7 @@ impl Duel {
 
     fn our_client(settings: &ClientSettings, config: Arc<ServerConfig>, seed: u64) -> Duel {
         let mut to_theirs = Vec::new();
-        let session = Session::client(settings, NAME, &mut to_theirs).unwrap();
+        let session = Session::client(settings, NAME, None, &mut to_theirs).unwrap();
         let mut server = ServerConnection::new(config).unwrap();
         server.set_buffer_limit(None);
         Duel::new(session, server.into(), to_theirs, seed)
@@ -1186,6 +1186,6 @@ fn a_session_says_no_before_its_handshake_is_complete() {
     assert!(matches!(session.receive(&mut [22, 3, 1, 0, 9, 1], &mut out), Err(TlsError::Misuse(_))));
     let settings = ClientSettings::new(&authority.client_options()).unwrap();
     for name in ["", "a b", "-x.", "x/y"] {
-        assert_eq!(Session::client(&settings, name, &mut out).unwrap_err(), TlsError::BadServerName);
+        assert_eq!(Session::client(&settings, name, None, &mut out).unwrap_err(), TlsError::BadServerName);
     }
 }

@@ -58,6 +58,15 @@ pub struct CallArgs {
     #[arg(long, value_name = "ID")]
     pub request_id: Option<String>,
 
+    /// Say that it does no harm when an attacker sends it a second time: it may go out as early data, before the server
+    /// has answered
+    #[arg(long)]
+    pub early: bool,
+
+    /// Keep session tickets in a file, so that the next call resumes; made with mode 0600
+    #[arg(long, value_name = "FILE")]
+    pub tickets: Option<PathBuf>,
+
     /// Write what the call took to standard error
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub report: Option<ReportFormat>,
@@ -121,20 +130,24 @@ pub fn run(args: CallArgs) -> ExitCode {
 fn execute(args: &CallArgs) -> Result<(), Fault> {
     let request = request(args)?;
     let body = Source::of(args.data.as_deref())?;
-    let client = client(args.ca.as_deref())?;
-    match args.repeat {
+    let client = client(args.ca.as_deref(), args.tickets.as_deref())?;
+    let result = match args.repeat {
         None => once(&client, request, body, args.report),
         Some(count) => {
             let request = request.body(body.whole()?);
             repeat(&client, &request, count, args.outstanding, args.report)
         }
+    };
+    if let Some(notice) = client.tickets_notice() {
+        eprintln!("trunkline call: {notice}");
     }
+    result
 }
 
 fn request(args: &CallArgs) -> Result<Request, Fault> {
     let url = Url::parse(&args.url).map_err(|error| Fault::Usage(format!("{}: {error}", args.url)))?;
     let method = args.method.as_deref().unwrap_or(if args.data.is_some() { "POST" } else { "GET" });
-    let mut request = Request::new(method, url).priority(args.priority);
+    let mut request = Request::new(method, url).priority(args.priority).replay_safe(args.early);
     request = match args.timeout.unwrap_or(TIMEOUT_DEFAULT) {
         Duration::ZERO => request.no_timeout(),
         timeout => request.timeout(timeout),
@@ -151,9 +164,13 @@ fn request(args: &CallArgs) -> Result<Request, Fault> {
     Ok(request)
 }
 
-fn client(ca: Option<&Path>) -> Result<Client, Fault> {
+fn client(ca: Option<&Path>, tickets: Option<&Path>) -> Result<Client, Fault> {
     let usage = |error: BuildError| Fault::Usage(error.to_string());
-    let builder = Client::builder().attributes("trunkline-call", env!("CARGO_PKG_VERSION"), std::env::consts::OS, "");
+    let mut builder =
+        Client::builder().attributes("trunkline-call", env!("CARGO_PKG_VERSION"), std::env::consts::OS, "");
+    if let Some(path) = tickets {
+        builder = builder.tickets_file(path);
+    }
     let Some(path) = ca else {
         let found = rustls_native_certs::load_native_certs();
         let roots = found.certs.iter().map(|certificate| certificate.to_vec());
@@ -165,7 +182,10 @@ fn client(ca: Option<&Path>) -> Result<Client, Fault> {
         });
     };
     let pem = std::fs::read(path).map_err(|error| Fault::Usage(format!("--ca {}: {error}", path.display())))?;
-    builder.ca_pem(&pem).build().map_err(|error| Fault::Usage(format!("--ca {}: {error}", path.display())))
+    builder.ca_pem(&pem).build().map_err(|error| match error {
+        BuildError::Tickets(_) => usage(error),
+        other => Fault::Usage(format!("--ca {}: {other}", path.display())),
+    })
 }
 
 /// Where the body comes from.
@@ -502,6 +522,27 @@ mod tests {
         executed(&["-d", "text", "-H", "content-type: text/plain"], "/echo").expect("an answer");
         executed(&["-d", "@Cargo.toml", "-X", "PUT"], "/echo").expect("an answer");
         executed(&["-d", "@Cargo.toml", "--repeat", "20", "--outstanding", "5"], "/echo").expect("answers");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn tickets_are_kept_in_a_private_file_or_not_at_all() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tickets");
+        let name = path.to_str().expect("UTF-8");
+        executed(&["--early", "--tickets", name], "/one").expect("an answer");
+        assert!(std::fs::read_to_string(&path).expect("written").starts_with("trunkline-tickets 1\nlocalhost "));
+        executed(&["--early", "--tickets", name], "/one").expect("an answer");
+        make_public(&path);
+        let result = executed(&["--tickets", name], "/one");
+        let Err(Fault::Usage(message)) = result else { panic!("{result:?}") };
+        assert!(message.contains("it must have mode 600"), "{message}");
+    }
+
+    #[cfg(unix)]
+    fn make_public(path: &Path) {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(path, mode).expect("it is ours");
     }
 
     #[test]

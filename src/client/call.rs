@@ -56,6 +56,11 @@ impl Outgoing {
         }
     }
 
+    /// Length of a body given whole, which can be sent again.
+    pub(super) fn whole_bytes(&self) -> Option<usize> {
+        self.whole.then_some(self.bytes.len())
+    }
+
     /// Goes back to the first byte. False when it is not there any more.
     fn rewind(&mut self, sent_bytes: u64) -> bool {
         if self.whole {

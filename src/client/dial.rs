@@ -2,7 +2,7 @@
 //! address starts when the last one failed or has been silent for 250 ms, the first to connect wins. Owns that order
 //! only; never opens a socket.
 //!
-//! Invariant: an address is handed out at most once, and while none is under way the next is due at once.
+//! Invariant: an address is handed out once, and once more if asked; while none is under way the next is due at once.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -40,6 +40,12 @@ impl Plan {
         self.under_way += 1;
         self.next_at = now + STAGGER;
         Some(address)
+    }
+
+    /// The attempt just begun at this address is one that may be silent for no fault of the address: it is tried again,
+    /// next in line.
+    pub(super) fn again(&mut self, address: SocketAddr) {
+        self.waiting.push_front(address);
     }
 
     /// One of the attempts failed: the next address is due at once.

@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use crate::base::slab::{Key, Slab};
 use crate::base::time::Time;
-use crate::mmtp::{StreamId, Tag};
+use crate::mmtp::{HeaderFlags, StreamId, Tag};
 
 use super::call::Shared;
 use super::error::{Failure, Receipt};
+
+/// What the frames of a small request add to its header block and its body, at most.
+const FRAMES_BYTES: usize = 64;
 
 /// Where a call is.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) enum Place {
 pub(super) struct Sent {
     pub(super) link: Key,
     pub(super) stream: StreamId,
+    /// Whether it was put on the link before its handshake was complete.
+    pub(super) is_early: bool,
     /// Position of its HEADERS in what the link sends.
     pub(super) headers_at: u64,
     /// Whether the head of the answer has come.
@@ -56,13 +61,37 @@ pub(super) struct Entry {
     pub(super) place: Place,
     /// When its time is up.
     pub(super) deadline: Option<Time>,
+    /// Whether it went out as early data on a connection that came to nothing: it may have been acted on.
+    pub(super) is_exposed: bool,
+}
+
+impl Entry {
+    /// Ends the call with a failure; nothing is claimed of it that an earlier attempt may have made untrue.
+    pub(super) fn fail(self, now: Time, failure: Failure, receipt: Receipt) {
+        let receipt = match receipt {
+            Receipt::NotForwarded if self.is_exposed => Receipt::Unknown,
+            other => other,
+        };
+        self.shared.fail(now, failure, receipt);
+    }
+
+    /// Whether it may go out before the handshake, into so many bytes.
+    pub(super) fn fits_early(&self, room_bytes: usize) -> bool {
+        let prepared = &self.shared.prepared;
+        if !prepared.flags.contains(HeaderFlags::REPLAY_SAFE) {
+            return false;
+        }
+        let state = self.shared.lock();
+        let Some(body_bytes) = state.outgoing.whole_bytes() else { return false };
+        state.report.restarts == 0 && prepared.block.len() + body_bytes + FRAMES_BYTES <= room_bytes
+    }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         let receipt = match self.place {
-            Place::Waiting { .. } => Receipt::NotForwarded,
-            Place::Sent(_) => Receipt::Unknown,
+            Place::Waiting { .. } if !self.is_exposed => Receipt::NotForwarded,
+            Place::Waiting { .. } | Place::Sent(_) => Receipt::Unknown,
         };
         self.shared.fail_unsettled(Failure::Stopped, receipt);
     }
@@ -91,6 +120,11 @@ impl Book {
 
     pub(super) fn get(&self, key: Key) -> Option<&Entry> {
         self.entries.get(key)
+    }
+
+    /// A call, to change.
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Entry> {
+        self.entries.get_mut(key)
     }
 
     /// Where a call is, to change.
@@ -153,6 +187,11 @@ impl Calls<'_> {
         self.sent(key)
     }
 
+    /// Whether a stream's call was put on it before the handshake was complete.
+    pub(super) fn is_early(&mut self, tag: Tag, stream: StreamId) -> bool {
+        self.on_stream(tag, stream).is_some_and(|(_, sent)| sent.is_early)
+    }
+
     /// Lets go of a call on which nothing more will happen.
     pub(super) fn close_if_over(&mut self, key: Key) {
         if self.sent(key).is_some_and(|(_, sent)| sent.is_over())
@@ -165,7 +204,7 @@ impl Calls<'_> {
     /// Ends a call with a failure.
     pub(super) fn fail(&mut self, key: Key, failure: Failure, receipt: Receipt) {
         if let Some(entry) = self.book.remove(key) {
-            entry.shared.fail(self.now, failure, receipt);
+            entry.fail(self.now, failure, receipt);
         }
     }
 }

@@ -299,6 +299,8 @@ pub enum BuildError {
     Root(String),
     /// An attribute is longer than 128 bytes, or not visible ASCII.
     Attribute(&'static str),
+    /// The ticket file cannot be used: others may open it, or we may not.
+    Tickets(String),
     /// The operating system did not let the driver start.
     Os(String),
 }
@@ -312,6 +314,7 @@ impl fmt::Display for BuildError {
             BuildError::Attribute(name) => {
                 write!(out, "the attribute {name} is longer than 128 bytes, or not visible ASCII")
             }
+            BuildError::Tickets(why) => write!(out, "the ticket file cannot be used: {why}"),
             BuildError::Os(why) => write!(out, "cannot start the client's thread: {why}"),
         }
     }

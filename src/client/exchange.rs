@@ -39,6 +39,8 @@ pub(super) struct News {
     pub(super) goaway: Option<GoingAway>,
     /// Calls that the server says it has not taken.
     pub(super) not_taken: Vec<Key>,
+    /// Calls that were sent as early data, and are wanted again after the handshake.
+    pub(super) too_early: Vec<Key>,
 }
 
 /// Takes in what arrived. On an error, GOAWAY with its reason has been put behind what is to be sent.
@@ -63,6 +65,9 @@ pub(super) fn receive(
             }
             Ok(Some(Event::Reset { stream, tag, .. })) if stream > session.taken_last => {
                 news.not_taken.extend(calls.key_of(tag, stream)); // MMTP 4.7: begun again elsewhere
+            }
+            Ok(Some(Event::Reset { stream, tag, code: Code::TOO_EARLY, .. })) if calls.is_early(tag, stream) => {
+                news.too_early.extend(calls.key_of(tag, stream));
             }
             Ok(Some(event)) => take(event, calls),
             Err(error) => {
@@ -154,6 +159,7 @@ pub(super) fn open(session: &mut Session, key: Key, calls: &mut Calls<'_>) -> Re
     let sent = Sent {
         link: calls.link,
         stream,
+        is_early: !session.is_secured,
         headers_at,
         has_head: false,
         is_answered: false,

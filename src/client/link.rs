@@ -15,10 +15,13 @@ use crate::base::time::Time;
 use crate::base::timers::Deadline;
 use crate::base::wire::Sink;
 use crate::mmtp;
+use crate::tls::{ClientTicket, Early};
 
+use super::SendFirst;
 use super::dial::Plan;
 use super::error::{Failure, Stage};
-use super::secure::{Arrived, Secure, Trust};
+use super::fast_open::First;
+use super::secure::{Arrived, Secure};
 
 /// Reads from one socket in one pass, so that one fast server does not keep the others waiting.
 const READS_PER_PASS: usize = 32;
@@ -77,6 +80,8 @@ pub(super) enum Phase {
         attempts: Vec<Attempt>,
         /// What the last one that failed said.
         last_error: String,
+        /// One more attempt, whose first bytes went out before it is known to be connected.
+        head: Option<Box<Session>>,
     },
     /// It is connected: in the handshake, or beyond.
     Connected(Box<Session>),
@@ -110,16 +115,35 @@ impl Link {
             Phase::Connected(_) => Stage::Handshake,
         }
     }
+
+    /// The session that calls can be put on: connected, or with a head start.
+    pub(super) fn session_mut(&mut self) -> Option<&mut Session> {
+        match &mut self.phase {
+            Phase::Lookup => None,
+            Phase::Dialing { head, .. } => head.as_deref_mut(),
+            Phase::Connected(session) => Some(session),
+        }
+    }
 }
 
-/// A connected socket with its protocols.
+/// A socket with its protocols, connected or, with a head start, about to be.
 pub(super) struct Session {
     pub(super) token: mio::Token,
     pub(super) socket: TcpStream,
     pub(super) address: SocketAddr,
     secure: Secure,
-    /// Made when the handshake is complete.
+    /// Made when the handshake is complete, or before it when early data can be sent.
     pub(super) mmtp: Option<mmtp::Connection>,
+    /// Whether the handshake is complete, with a server that speaks MMTP.
+    pub(super) is_secured: bool,
+    /// Whether a ticket was offered.
+    pub(super) has_ticket: bool,
+    /// Whether first bytes left with the SYN.
+    pub(super) is_fast_opened: bool,
+    /// Whether the server has given tickets.
+    pub(super) has_tickets: bool,
+    /// What was sealed as early data, until it is known whether the server took it.
+    early: Vec<u8>,
     pub(super) out: Outbox,
     sealed: u64,
     submitted: u64,
@@ -139,14 +163,19 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(attempt: Attempt, trust: &Trust, host: &str, now: Time) -> Result<Session, Failure> {
+    pub(super) fn new(attempt: Attempt, secure: Secure, has_ticket: bool, now: Time) -> Session {
         let _ = attempt.socket.set_nodelay(true); // without it the connection is slower, not wrong
-        Ok(Session {
+        Session {
             token: attempt.token,
             socket: attempt.socket,
             address: attempt.address,
-            secure: Secure::new(trust, host)?,
+            secure,
             mmtp: None,
+            is_secured: false,
+            has_ticket,
+            is_fast_opened: false,
+            has_tickets: false,
+            early: Vec::new(),
             out: Outbox::default(),
             sealed: 0,
             submitted: 0,
@@ -158,7 +187,55 @@ impl Session {
             touched: Vec::new(),
             received_at: now,
             busy_at: now,
-        })
+        }
+    }
+
+    /// Begins MMTP before the handshake is complete, if there is room for early data.
+    pub(super) fn start_early(&mut self, settings: &mmtp::Settings, now: Time) {
+        if self.mmtp.is_none() && !self.is_secured && self.secure.early_room() > 0 {
+            self.begin(settings, now);
+        }
+    }
+
+    fn begin(&mut self, settings: &mmtp::Settings, now: Time) {
+        let mut connection = mmtp::Connection::new(settings, now);
+        connection.start(&mut self.out); // MMTP 2.3: HELLO, and requests right behind it
+        self.mmtp = Some(connection);
+    }
+
+    /// Bytes that can still be put into early data.
+    pub(super) fn early_room(&self) -> usize {
+        self.secure.early_room().saturating_sub(self.out.bytes.len())
+    }
+
+    /// Connects the socket, with as much of what there is to send as fits a SYN.
+    pub(super) fn open_fast(&mut self, send_first: SendFirst) -> Result<(), Failure> {
+        self.seal()?;
+        let first = send_first(&self.socket, self.address, self.secure.pending());
+        self.is_writable = false; // until it is connected
+        self.is_readable = false;
+        match first.map_err(|error| Failure::Connect(format!("{}: {error}", self.address)))? {
+            First::Sent(count) => {
+                self.secure.wrote(count);
+                self.submitted = self.sealed;
+                self.is_fast_opened = true;
+            }
+            First::Held => {}
+        }
+        Ok(())
+    }
+
+    /// Its socket is connected.
+    pub(super) fn connected(&mut self, now: Time) {
+        (self.is_readable, self.is_writable) = (true, true);
+        self.received_at = now;
+    }
+
+    /// Tickets that came since the last call.
+    pub(super) fn tickets(&mut self) -> Vec<ClientTicket> {
+        let tickets = self.secure.tickets();
+        self.has_tickets |= !tickets.is_empty();
+        tickets
     }
 
     /// Reads what the socket has, up to a bound, and appends the plaintext. `is_readable` tells whether more may be
@@ -168,7 +245,7 @@ impl Session {
             if !self.is_readable {
                 return Ok(false);
             }
-            match self.secure.read_from(&mut self.socket)? {
+            match self.secure.read_from(&mut self.socket, plaintext)? {
                 Arrived::Nothing => self.is_readable = false,
                 Arrived::End => {
                     self.is_readable = false;
@@ -176,8 +253,7 @@ impl Session {
                 }
                 Arrived::Bytes => {
                     self.received_at = now;
-                    self.secure.plaintext(plaintext);
-                    if self.mmtp.is_none() && !self.secure.is_handshaking() {
+                    if !self.is_secured && !self.secure.is_handshaking() {
                         return Ok(false); // the protocol must be checked before anything is believed
                     }
                 }
@@ -186,18 +262,32 @@ impl Session {
         Ok(false)
     }
 
-    /// Starts MMTP once the handshake is complete. True when it has just been started.
+    /// Starts MMTP, or goes on with it, once the handshake is complete. True when that has just happened.
     pub(super) fn start(&mut self, settings: &mmtp::Settings, now: Time) -> Result<bool, Failure> {
-        if self.mmtp.is_some() || self.secure.is_handshaking() {
+        if self.is_secured || self.secure.is_handshaking() {
             return Ok(false);
         }
         if !self.secure.speaks_mmtp() {
             return Err(Failure::NotMmtp);
         }
-        let mut connection = mmtp::Connection::new(settings, now);
-        connection.start(&mut self.out);
-        self.mmtp = Some(connection);
+        self.is_secured = true;
+        let mut early = std::mem::take(&mut self.early);
+        if self.secure.early() != Early::Accepted && !early.is_empty() {
+            // The server's side of MMTP has seen none of it: it is sent again, as if for the first time.
+            self.sealed -= early.len() as u64;
+            self.submitted = self.submitted.min(self.sealed);
+            early.append(&mut self.out.bytes);
+            self.out.bytes = early;
+        }
+        if self.mmtp.is_none() {
+            self.begin(settings, now);
+        }
         Ok(true)
+    }
+
+    /// After the handshake: what became of early data.
+    pub(super) fn early(&self) -> Early {
+        self.secure.early()
     }
 
     /// Whether the handshake resumed an earlier TLS session.
@@ -205,24 +295,37 @@ impl Session {
         self.secure.is_resumed()
     }
 
+    /// Seals what may be sealed now.
+    fn seal(&mut self) -> Result<(), Failure> {
+        if self.secure.is_handshaking() {
+            let count = self.secure.seal_early(&self.out.bytes)?;
+            self.early.extend(self.out.bytes.drain(..count));
+            self.sealed += count as u64;
+            return Ok(());
+        }
+        // The first plaintext goes out together with the end of the handshake: one packet, not two.
+        let may_seal = self.secure.pending().is_empty() || self.sealed == 0;
+        if self.is_secured && may_seal && !self.out.bytes.is_empty() {
+            self.secure.seal(&self.out.bytes)?;
+            self.sealed = self.out.put;
+            self.out.bytes.clear();
+        }
+        Ok(())
+    }
+
     /// Writes until nothing is left or the socket takes no more.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         loop {
-            // The first plaintext goes out together with the end of the handshake: one packet, not two.
-            let may_seal = !self.secure.wants_write() || self.sealed == 0;
-            if may_seal && !self.secure.is_handshaking() && !self.out.bytes.is_empty() {
-                self.secure.seal(&self.out.bytes);
-                self.sealed = self.out.put;
-                self.out.bytes.clear();
-            }
-            while self.is_writable && self.secure.wants_write() {
+            self.seal()?;
+            while self.is_writable && !self.secure.pending().is_empty() {
                 if self.secure.write_to(&mut self.socket)? == 0 {
                     self.is_writable = false;
                 } else {
                     self.submitted = self.sealed;
                 }
             }
-            if self.secure.wants_write() || self.secure.is_handshaking() || self.out.bytes.is_empty() {
+            let is_blocked = !self.secure.pending().is_empty() || !self.is_secured;
+            if is_blocked || self.out.bytes.is_empty() {
                 return Ok(());
             }
         }

@@ -53,6 +53,7 @@ mod driver;
 mod entry;
 mod error;
 mod exchange;
+mod fast_open;
 mod link;
 mod mailbox;
 mod message;
@@ -64,9 +65,12 @@ mod secure;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod url;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,7 +80,7 @@ use crate::mmtp::{self, Agent, Attribute, CreditPolicy, Side};
 pub use call::Call;
 pub use error::{Advice, BuildError, CallError, Failure, Receipt, RequestError, Stage};
 pub use message::{Fields, Head, Response};
-pub use report::{Outcome, Report};
+pub use report::{EarlyData, Handshake, Outcome, Report};
 pub use request::{PRIORITY_DEFAULT, Request, TIMEOUT_DEFAULT};
 pub use url::{Endpoint, PORT_DEFAULT, Url, UrlError};
 
@@ -84,6 +88,7 @@ use call::Outgoing;
 use driver::{Driver, Options, WAKER};
 use mailbox::{Handle, Mailbox};
 use secure::Trust;
+use tickets::{Notice, Tickets};
 
 /// Time to connect, agree on keys and hear the server's HELLO, unless set.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
@@ -121,7 +126,14 @@ pub struct Builder {
     keep_alive: Duration,
     idle_timeout: Duration,
     answer_bytes_max: usize,
+    early_data: bool,
+    fast_open: bool,
+    tickets_file: Option<PathBuf>,
+    send_first: SendFirst,
 }
+
+/// Sends the first bytes of a connection; another one in tests.
+type SendFirst = fn(&mio::net::TcpStream, SocketAddr, &[u8]) -> std::io::Result<fast_open::First>;
 
 impl Builder {
     /// Trusts the certificates of a PEM text. May be called several times.
@@ -182,6 +194,31 @@ impl Builder {
         self
     }
 
+    /// Whether calls that are [`Request::replay_safe`] may go out as early data, before the server has answered, on a
+    /// connection that has a ticket of an earlier one. True unless set.
+    #[must_use]
+    pub fn early_data(mut self, early_data: bool) -> Builder {
+        self.early_data = early_data;
+        self
+    }
+
+    /// Whether connections are opened with TCP Fast Open where the system has it. True unless set.
+    #[must_use]
+    pub fn fast_open(mut self, fast_open: bool) -> Builder {
+        self.fast_open = fast_open;
+        self
+    }
+
+    /// Keeps tickets in this file as well, so that the next process resumes too. They are **secrets**: the file is made
+    /// with mode 0600, and [`Builder::build`] refuses one that others may open. It may be shared by processes of one
+    /// user; beside it, `FILE.lock` comes to be. What goes wrong with it later costs resumption, never a call:
+    /// [`Client::tickets_notice`].
+    #[must_use]
+    pub fn tickets_file(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.tickets_file = Some(path.into());
+        self
+    }
+
     fn settings(&self, hash_seed: u64) -> mmtp::Settings {
         let mut settings = mmtp::Settings::new(Side::Initiator, Agent::Terminal);
         settings.stream_credit = STREAM_CREDIT_BYTES;
@@ -210,6 +247,8 @@ impl Builder {
         {
             return Err(BuildError::Attribute(name));
         }
+        let notice = Notice::default();
+        let tickets = Tickets::new(self.tickets_file.clone(), notice.clone())?;
         let os = |error: std::io::Error| BuildError::Os(error.to_string());
         let poll = mio::Poll::new().map_err(os)?;
         let mailbox = Arc::new(Mailbox::new(mio::Waker::new(poll.registry(), WAKER).map_err(os)?));
@@ -221,12 +260,15 @@ impl Builder {
             keep_alive: self.keep_alive,
             idle_timeout: self.idle_timeout,
             calls_max: CALLS_MAX,
+            early_data: self.early_data,
+            fast_open: self.fast_open,
+            send_first: self.send_first,
         };
-        let driver = Driver::new(poll, mailbox.clone(), options, seed);
+        let driver = Driver::new(poll, mailbox.clone(), options, tickets, seed);
         let name = "trunkline-client".to_owned();
         let thread = std::thread::Builder::new().name(name).spawn(move || driver.run()).map_err(os)?;
         let handle = Arc::new(Handle::new(mailbox, thread));
-        Ok(Client { handle, answer_bytes_max: self.answer_bytes_max })
+        Ok(Client { handle, answer_bytes_max: self.answer_bytes_max, notice })
     }
 }
 
@@ -245,6 +287,7 @@ const _: () = {
 pub struct Client {
     handle: Arc<Handle>,
     answer_bytes_max: usize,
+    notice: Notice,
 }
 
 impl Client {
@@ -260,7 +303,17 @@ impl Client {
             keep_alive: KEEP_ALIVE_DEFAULT,
             idle_timeout: IDLE_TIMEOUT_DEFAULT,
             answer_bytes_max: ANSWER_BYTES_MAX_DEFAULT,
+            early_data: true,
+            fast_open: true,
+            tickets_file: None,
+            send_first: fast_open::send,
         }
+    }
+
+    /// What was last wrong with the file of [`Builder::tickets_file`], if anything was.
+    #[must_use]
+    pub fn tickets_notice(&self) -> Option<String> {
+        self.notice.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Makes a call and waits for its whole answer.

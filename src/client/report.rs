@@ -25,6 +25,31 @@ pub enum Outcome {
     Refused,
 }
 
+/// How a connection was secured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Handshake {
+    /// With the server's certificate.
+    Full,
+    /// With a ticket of an earlier connection.
+    Resumed,
+    /// With a ticket, and early data that the server took.
+    Early,
+}
+
+/// What became of a request as early data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EarlyData {
+    /// It was not sent as such.
+    #[default]
+    No,
+    /// The server took it.
+    Accepted,
+    /// The server did not take it, and it was sent again after the handshake.
+    Refused,
+}
+
 /// What one call took. Times are in milliseconds, with three decimals.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 #[non_exhaustive]
@@ -37,10 +62,13 @@ pub struct Report {
     pub wait_ms: Option<f64>,
     /// Whether an existing connection was used.
     pub reused: bool,
-    /// Whether the TLS session of the connection was resumed.
-    pub resumed: bool,
-    /// Whether the request went out as TLS early data.
-    pub early: bool,
+    /// How the connection was secured; `None` when it was not.
+    pub handshake: Option<Handshake>,
+    /// Whether the request went out as TLS early data, and what became of it.
+    pub early: EarlyData,
+    /// Whether the first bytes of the connection left with the SYN (TCP Fast Open). Whether the server took them there,
+    /// or the kernel had to send them again, is not known.
+    pub fast_open: bool,
     /// Looking up the host.
     pub dns_ms: Option<f64>,
     /// Connecting, all addresses tried.

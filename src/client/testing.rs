@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ServerSessionMemoryCache, StoresServerSessions};
 use rustls::{ServerConfig, ServerConnection};
 
 use crate::base::time::Time;
@@ -56,6 +57,19 @@ pub(crate) fn server_config(alpn: &[&[u8]]) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
+/// The same, for several connections: with a store of tickets that allow early data. To take it is another matter.
+pub(crate) fn resuming(store: &Arc<dyn StoresServerSessions>, takes_early_data: bool) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::clone(&server_config(&[b"mmtp/1"]));
+    config.session_storage = store.clone();
+    config.max_early_data_size = if takes_early_data { 16_384 } else { 0 };
+    Arc::new(config)
+}
+
+/// A store of tickets.
+pub(crate) fn ticket_store() -> Arc<dyn StoresServerSessions> {
+    ServerSessionMemoryCache::new(256)
+}
+
 /// An event that does not borrow.
 #[derive(Debug)]
 pub(crate) enum Got {
@@ -73,23 +87,43 @@ pub(crate) struct Peer {
     pub(crate) out: Vec<u8>,
     input: Vec<u8>,
     origin: Instant,
+    /// Bytes that came as early data.
+    pub(crate) early_bytes: usize,
 }
 
 impl Peer {
     /// Handshakes; None when the client goes away meanwhile.
     pub(crate) fn accept(socket: TcpStream, alpn: &[&[u8]]) -> Option<Peer> {
-        let mut tls = ServerConnection::new(server_config(alpn)).expect("a valid configuration");
+        Peer::accept_as(socket, server_config(alpn))
+    }
+
+    /// Handshakes with this configuration.
+    pub(crate) fn accept_as(socket: TcpStream, config: Arc<ServerConfig>) -> Option<Peer> {
+        let mut tls = ServerConnection::new(config).expect("a valid configuration");
         tls.set_buffer_limit(None);
         socket.set_nodelay(true).ok()?;
         let mut stream = &socket;
         while tls.is_handshaking() {
             tls.complete_io(&mut stream).ok()?;
         }
+        let mut input = Vec::new();
+        if let Some(mut early) = tls.early_data() {
+            early.read_to_end(&mut input).ok()?;
+        }
         let mut settings = Settings::new(Side::Acceptor, Agent::Pop);
         settings.streams_max = 100;
         settings.heartbeat.0 = std::time::Duration::from_millis(10);
         let mmtp = Connection::new(&settings, Time::ZERO);
-        Some(Peer { socket, tls, mmtp, out: Vec::new(), input: Vec::new(), origin: Instant::now() })
+        let (early_bytes, out) = (input.len(), Vec::new());
+        Some(Peer { socket, tls, mmtp, out, input, origin: Instant::now(), early_bytes })
+    }
+
+    /// Handshakes with this configuration, and begins MMTP.
+    pub(crate) fn mmtp_as(socket: TcpStream, config: Arc<ServerConfig>) -> Option<Peer> {
+        let mut peer = Peer::accept_as(socket, config)?;
+        peer.mmtp.start(&mut peer.out);
+        peer.flush();
+        Some(peer)
     }
 
     pub(crate) fn mmtp(socket: TcpStream) -> Option<Peer> {
@@ -194,7 +228,11 @@ impl Peer {
     }
 
     pub(crate) fn reset(&mut self, stream: StreamId, receipt: Receipt, wait_ms: u32) {
-        self.mmtp.reset(stream, Reset { code: Code::OVERLOADED, receipt, wait_ms }, &mut self.out);
+        self.reset_as(stream, Code::OVERLOADED, receipt, wait_ms);
+    }
+
+    pub(crate) fn reset_as(&mut self, stream: StreamId, code: Code, receipt: Receipt, wait_ms: u32) {
+        self.mmtp.reset(stream, Reset { code, receipt, wait_ms }, &mut self.out);
         self.flush();
     }
 

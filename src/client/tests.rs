@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use super::testing::{Got, Peer, Server, identity, new_identity, pattern};
+use super::testing::{Got, Peer, Server, identity, new_identity, pattern, resuming, ticket_store};
 use super::*;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
@@ -37,7 +37,7 @@ fn calls_are_answered_and_share_a_connection() {
     let first = client.call(Request::get(server.url("/one?x=1"))).expect("an answer");
     assert_eq!((first.status, &first.body[..]), (200, &b"/one?x=1"[..]));
     assert_eq!(first.fields.get("X-Served-By"), Some(&b"test"[..]));
-    assert!(!first.report.reused && !first.report.early);
+    assert!(!first.report.reused && first.report.early == EarlyData::No);
     assert!(first.report.tls_ms.is_some() && first.report.first_byte_ms.is_some());
     assert_eq!(first.report.receipt, Outcome::Answered);
     let body = pattern(100_000);
@@ -764,4 +764,312 @@ fn the_thread_can_be_used_from_many() {
         }
     });
     assert_eq!(server.accepted(), 1);
+}
+
+// Tickets, early data, TCP Fast Open.
+
+/// A server that answers one call on each connection and closes it, resuming with what `config` says for that
+/// connection's number. Tells how many bytes came early, and the path asked for.
+fn one_call_each(
+    config: impl Fn(usize) -> Arc<rustls::ServerConfig> + Send + Sync + 'static,
+) -> (Server, mpsc::Receiver<(usize, String)>) {
+    let (sender, told) = mpsc::channel();
+    let server = Server::new(move |number, socket| {
+        let Some(mut peer) = Peer::mmtp_as(socket, config(number)) else { return };
+        let Some((stream, path)) = peer.request() else { return };
+        sender.send((peer.early_bytes, path.clone())).expect("the test waits");
+        peer.answer(stream, 200, path.as_bytes());
+    });
+    (server, told)
+}
+
+/// Calls until the connection that the last call used is known to be gone: the next one needs another.
+fn call_anew(client: &Client, request: Request) -> Response {
+    std::thread::sleep(Duration::from_millis(50));
+    client.call(request).expect("an answer")
+}
+
+#[test]
+fn a_returning_client_resumes_and_sends_early_what_is_replay_safe() {
+    let store = ticket_store();
+    let (server, told) = one_call_each(move |_| resuming(&store, true));
+    let client = client();
+    let get = |path: &str| Request::get(server.url(path));
+    for (path, is_safe, handshake, early) in [
+        ("/full", true, Handshake::Full, EarlyData::No),
+        ("/held", false, Handshake::Resumed, EarlyData::No),
+        ("/early", true, Handshake::Early, EarlyData::Accepted),
+        ("/early/again", true, Handshake::Early, EarlyData::Accepted),
+    ] {
+        let response = call_anew(&client, get(path).replay_safe(is_safe));
+        assert_eq!((&response.body[..], response.report.restarts), (path.as_bytes(), 0));
+        assert_eq!((response.report.handshake, response.report.early), (Some(handshake), early), "{path}");
+        let (early_bytes, asked) = told.recv().expect("the server runs");
+        assert_eq!((early_bytes > 0, &asked[..]), (early == EarlyData::Accepted, path));
+    }
+    let cautious = builder().early_data(false).build().expect("valid");
+    for handshake in [Handshake::Full, Handshake::Resumed] {
+        assert_eq!(call_anew(&cautious, get("/x").replay_safe(true)).report.handshake, Some(handshake));
+        assert_eq!(told.recv().expect("the server runs").0, 0);
+    }
+}
+
+#[test]
+fn early_data_that_is_refused_is_sent_again_and_nobody_notices() {
+    for forgets in [false, true] {
+        let store = ticket_store();
+        let config = move |number: usize| match (number, forgets) {
+            (0, _) => resuming(&store, true),
+            (_, true) => resuming(&ticket_store(), true),
+            (_, false) => resuming(&store, false),
+        };
+        let (server, _told) = one_call_each(config);
+        let client = client();
+        call_anew(&client, Request::get(server.url("/first")));
+        let body = pattern(1000); // little: rustls counts what it skips again with each read
+        let request = Request::post(server.url("/second"), body).replay_safe(true);
+        let response = call_anew(&client, request);
+        assert_eq!((&response.body[..], response.report.restarts), (&b"/second"[..], 0));
+        assert_eq!(response.report.early, EarlyData::Refused);
+        let handshake = if forgets { Handshake::Full } else { Handshake::Resumed };
+        assert_eq!(response.report.handshake, Some(handshake));
+        assert!(response.report.tls_ms.is_some());
+    }
+}
+
+#[test]
+fn only_replay_safe_calls_leave_before_the_handshake_and_the_others_follow() {
+    let store = ticket_store();
+    let (sender, paths) = mpsc::channel();
+    let server = Server::new(move |number, socket| {
+        let Some(mut peer) = Peer::mmtp_as(socket, resuming(&store, true)) else { return };
+        let early_bytes = peer.early_bytes;
+        while let Some((stream, path)) = peer.request() {
+            sender.send((number, early_bytes, path.clone())).expect("the test waits");
+            peer.answer(stream, 200, path.as_bytes());
+            if number == 0 {
+                return;
+            }
+        }
+    });
+    let client = client();
+    call_anew(&client, Request::get(server.url("/first")));
+    assert_eq!(paths.recv().expect("the server runs").2, "/first");
+    std::thread::sleep(Duration::from_millis(50));
+    let big = Request::post(server.url("/big"), pattern(20_000)).replay_safe(true); // more than early data may be
+    let urgent = Request::get(server.url("/urgent")).priority(0);
+    let safe = Request::get(server.url("/safe")).replay_safe(true);
+    let calls = [urgent, big, safe].map(|request| client.start(request));
+    let answers = calls.each_ref().map(|call| call.response(100).expect("an answer"));
+    assert_eq!(
+        answers.each_ref().map(|answer| answer.report.early),
+        [
+            EarlyData::No,
+            EarlyData::No,
+            // All three were in line when the connection was begun, or this one came later than the handshake.
+            answers[2].report.early
+        ]
+    );
+    let seen: Vec<_> = paths.try_iter().collect();
+    assert!(seen.iter().all(|(number, ..)| *number == 1), "{seen:?}");
+    if answers[2].report.early == EarlyData::Accepted {
+        assert_eq!(seen[0].2, "/safe");
+        assert!(seen[0].1 > 0 && seen[0].1 < 1000, "{seen:?}");
+    }
+}
+
+#[test]
+fn a_call_that_came_too_early_is_repeated_once() {
+    let store = ticket_store();
+    let server = Server::new(move |number, socket| {
+        let Some(mut peer) = Peer::mmtp_as(socket, resuming(&store, true)) else { return };
+        let mut is_early = peer.early_bytes > 0;
+        while let Some((stream, path)) = peer.request() {
+            if is_early || path == "/never" {
+                is_early = false;
+                peer.reset_as(stream, Code::TOO_EARLY, WireReceipt::Refused, 0);
+                continue;
+            }
+            peer.answer(stream, 200, b"in time");
+            if number % 2 == 0 {
+                return;
+            }
+        }
+    });
+    let client = client();
+    call_anew(&client, Request::get(server.url("/")));
+    let response = call_anew(&client, Request::get(server.url("/")).replay_safe(true));
+    assert_eq!((&response.body[..], response.report.restarts), (&b"in time"[..], 1));
+    let (failure, receipt) = failed(&client, Request::get(server.url("/never")).replay_safe(true));
+    assert_eq!(failure, Failure::Reset { code: 28, name: "too_early" });
+    assert_eq!(receipt, Receipt::Refused { wait: Duration::ZERO });
+}
+
+#[test]
+fn a_connection_that_dies_with_early_data_costs_a_repetition_and_not_the_call() {
+    let store = ticket_store();
+    let server = Server::new(move |number, mut socket| {
+        if number == 1 || number == 3 || number == 4 {
+            let _ = socket.read(&mut [0; 4096]); // the ClientHello and the early data, unanswered
+            return;
+        }
+        let Some(mut peer) = Peer::mmtp_as(socket, resuming(&store, true)) else { return };
+        if let Some((stream, _)) = peer.request() {
+            peer.answer(stream, 200, b"done");
+        }
+    });
+    let client = client();
+    call_anew(&client, Request::get(server.url("/")));
+    let response = call_anew(&client, Request::get(server.url("/")).replay_safe(true));
+    assert_eq!((&response.body[..], response.report.restarts), (&b"done"[..], 1));
+    // The second time, both the early attempt and the next one come to nothing: it may have been acted on.
+    std::thread::sleep(Duration::from_millis(50));
+    let (failure, receipt) = failed(&client, Request::get(server.url("/")).replay_safe(true));
+    assert!(matches!(failure, Failure::Lost(_) | Failure::Tls(_)), "{failure:?}");
+    assert_eq!(receipt, Receipt::Unknown);
+}
+
+#[test]
+fn a_ticket_that_a_server_chokes_on_is_not_insisted_on() {
+    let store = ticket_store();
+    let server = Server::new(move |number, mut socket| {
+        if number == 1 {
+            let _ = socket.write_all(&[21, 3, 3, 0, 2, 2, 51]); // decrypt_error: a wrong binder
+            return;
+        }
+        if let Some(mut peer) = Peer::mmtp_as(socket, resuming(&store, true))
+            && let Some((stream, _)) = peer.request()
+        {
+            peer.answer(stream, 200, b"done");
+        }
+    });
+    let client = client();
+    call_anew(&client, Request::get(server.url("/")));
+    let response = call_anew(&client, Request::get(server.url("/")));
+    assert_eq!((&response.body[..], response.report.handshake), (&b"done"[..], Some(Handshake::Full)));
+}
+
+#[test]
+fn tickets_in_a_file_serve_the_next_process_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tickets");
+    let store = ticket_store();
+    let (server, told) = one_call_each(move |_| resuming(&store, true));
+    let anew = || builder().tickets_file(&path).build().expect("valid");
+    let request = || Request::get(server.url("/x")).replay_safe(true);
+    let lines = || std::fs::read_to_string(&path).expect("it is there").lines().count() - 2;
+    for handshake in [Handshake::Full, Handshake::Early, Handshake::Early] {
+        let client = anew();
+        let response = client.call(request()).expect("an answer");
+        assert_eq!((response.report.handshake, client.tickets_notice()), (Some(handshake), None));
+        drop(client); // waits for tickets
+        assert!(lines() > 0);
+    }
+    // Two processes at once never use one ticket: what one has taken, the other does not find.
+    let kept = std::fs::read(&path).expect("it is there");
+    let taken = anew();
+    taken.call(request()).expect("an answer");
+    assert!(lines() < kept.split(|byte| *byte == b'\n').count());
+    assert_eq!(told.try_iter().filter(|(early_bytes, _)| *early_bytes > 0).count(), 3);
+}
+
+#[test]
+fn a_damaged_ticket_file_costs_nothing_but_resumption() {
+    let store = ticket_store();
+    let (server, _told) = one_call_each(move |_| resuming(&store, true));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tickets");
+    let anew = || builder().tickets_file(&path).build().expect("valid");
+    drop(anew().call(Request::get(server.url("/"))).expect("an answer"));
+    let good = std::fs::read(&path).expect("it is there");
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    for damaged in
+        [&good[..good.len() - 3], &good[..good.len() / 2], &flipped, b"", b"\xff\n", b"trunkline-tickets 2\n"]
+    {
+        std::fs::write(&path, damaged).expect("it is ours");
+        let client = anew();
+        let response = client.call(Request::get(server.url("/"))).expect("an answer");
+        assert_eq!(response.report.handshake, Some(Handshake::Full));
+        let notice = client.tickets_notice().expect("something is said");
+        assert!(notice.contains("damaged"), "{notice}");
+        drop(client);
+        let client = anew();
+        let response = client.call(Request::get(server.url("/"))).expect("an answer");
+        assert_eq!(response.report.handshake, Some(Handshake::Resumed), "the file was made anew");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_ticket_file_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = Server::serving();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tickets");
+    let build = || builder().tickets_file(&path).build();
+    drop(build().expect("valid").call(Request::get(server.url("/"))).expect("an answer"));
+    let mode = || std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o600);
+    for open in [0o640, 0o604, 0o620] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(open)).expect("it is ours");
+        let error = build().err();
+        assert!(matches!(&error, Some(BuildError::Tickets(why)) if why.contains("mode 600")), "{error:?}");
+    }
+    let nowhere = builder().tickets_file(folder.path().join("no/such/folder")).build().expect("not known yet");
+    nowhere.call(Request::get(server.url("/"))).expect("an answer");
+    assert!(nowhere.tickets_notice().is_some());
+}
+
+#[test]
+fn connections_are_the_same_without_fast_open() {
+    let server = Server::serving();
+    for fast_open in [true, false] {
+        let client = builder().fast_open(fast_open).build().expect("valid");
+        let response = client.call(Request::get(server.url("/x"))).expect("an answer");
+        assert_eq!(&response.body, b"/x");
+        assert!(fast_open || !response.report.fast_open);
+    }
+}
+
+/// A middlebox that swallows what a SYN carries, and the SYN with it.
+fn swallowed(_: &mio::net::TcpStream, _: SocketAddr, bytes: &[u8]) -> std::io::Result<fast_open::First> {
+    Ok(fast_open::First::Sent(bytes.len()))
+}
+
+#[test]
+fn a_network_that_eats_the_first_packet_costs_the_stagger_once() {
+    let store = ticket_store();
+    let (server, told) = one_call_each(move |_| resuming(&store, true));
+    let mut builder = builder();
+    builder.send_first = swallowed;
+    let client = builder.build().expect("valid");
+    let call = |path: &str| {
+        let begun = Instant::now();
+        let response = call_anew(&client, Request::get(server.url(path)).replay_safe(true));
+        assert_eq!(response.body, path.as_bytes());
+        assert!(!response.report.fast_open);
+        begun.elapsed()
+    };
+    let first = call("/first");
+    assert!(first >= Duration::from_millis(250) && first < Duration::from_secs(2), "{first:?}");
+    // From then on the address is connected to as ever, and early data is none the worse for it.
+    assert!(call("/second") < Duration::from_millis(250));
+    let early: Vec<bool> = told.try_iter().map(|(early_bytes, _)| early_bytes > 0).collect();
+    assert_eq!(early, [false, true]);
+}
+
+#[test]
+fn early_calls_that_went_into_the_void_are_made_again() {
+    let store = ticket_store();
+    let (server, _told) = one_call_each(move |_| resuming(&store, true));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tickets");
+    drop(builder().tickets_file(&file).build().expect("valid").call(Request::get(server.url("/"))).expect("an answer"));
+    let mut builder = builder().tickets_file(&file);
+    builder.send_first = swallowed;
+    let client = builder.build().expect("valid");
+    let response = client.call(Request::get(server.url("/x")).replay_safe(true)).expect("an answer");
+    assert_eq!((&response.body[..], response.report.restarts), (&b"/x"[..], 1));
+    assert_eq!(response.report.early, EarlyData::No);
 }

@@ -58,7 +58,7 @@ impl Pair {
         let client = ClientOptions { key_update_records, ..authority.client_options() };
         let server = ServerOptions { key_update_records, tickets: 0, ..authority.server_options() };
         let mut to_server = Vec::new();
-        let client = Session::client(&ClientSettings::new(&client).unwrap(), NAME, &mut to_server).unwrap();
+        let client = Session::client(&ClientSettings::new(&client).unwrap(), NAME, None, &mut to_server).unwrap();
         let server = Session::server(&ServerSettings::new(&server).unwrap());
         let mut pair = Pair { client, server };
         let mut to_client = Vec::new();

@@ -246,7 +246,7 @@ mod tests {
     fn client_hello() -> Vec<u8> {
         let mut record = Vec::new();
         let settings = ClientSettings::new(&Authority::new().client_options()).unwrap();
-        Session::client(&settings, NAME, &mut record).unwrap();
+        Session::client(&settings, NAME, None, &mut record).unwrap();
         record
     }
 

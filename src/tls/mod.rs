@@ -16,6 +16,7 @@ mod error;
 mod fixture;
 mod handshake;
 mod hello;
+mod keepsake;
 mod record;
 mod schedule;
 mod settings;
@@ -24,6 +25,7 @@ mod traffic;
 
 pub use desk::{IssuedTicket, TICKET_ID_BYTES, TICKET_VALUE_BYTES_MAX};
 pub use error::{Alert, CertificateFault, Fault, TlsError};
+pub use keepsake::ClientTicket;
 pub use record::{
     KEY_UPDATE_RECORDS, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, record_bytes,
 };
@@ -132,6 +134,16 @@ pub enum Suite {
 }
 
 impl Suite {
+    const ALL: [Suite; 3] = [Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::Chacha20Poly1305];
+
+    /// Length of its hash.
+    const fn hash_bytes(self) -> usize {
+        match self {
+            Suite::Aes128Gcm | Suite::Chacha20Poly1305 => 32,
+            Suite::Aes256Gcm => 48,
+        }
+    }
+
     const fn from_code(code: u16) -> Option<Suite> {
         match code {
             0x1301 => Some(Suite::Aes128Gcm),
@@ -162,10 +174,37 @@ impl Session {
     /// A session for a connection that was dialled, whose server must prove to be `server_name` (a DNS name or an
     /// address). Appends the ClientHello to `out`.
     ///
+    /// With a ticket that was got for that name, under the same settings, the full handshake may be spared; another one
+    /// is let go of. Whatever becomes of it, a ticket is used up.
+    ///
     /// # Errors
     /// [`TlsError::BadServerName`], and [`TlsError::Internal`] when the system gives no randomness.
-    pub fn client(settings: &ClientSettings, server_name: &str, out: &mut Vec<u8>) -> Result<Session, TlsError> {
-        Ok(Session::new(Handshake::Client(Box::new(ClientHandshake::new(settings, server_name, out)?))))
+    pub fn client(
+        settings: &ClientSettings,
+        server_name: &str,
+        ticket: Option<ClientTicket>,
+        out: &mut Vec<u8>,
+    ) -> Result<Session, TlsError> {
+        Ok(Session::new(Handshake::Client(Box::new(ClientHandshake::new(settings, server_name, ticket, out)?))))
+    }
+
+    /// On a client: bytes of early data that may be sealed now. Zero unless a ticket was offered that allows it, and
+    /// from the server's first record on.
+    #[must_use]
+    pub fn early_room(&self) -> usize {
+        match &self.state {
+            State::Handshaking(Handshake::Client(handshake)) => handshake.early_room(),
+            State::Handshaking(Handshake::Server(_)) | State::Established(_) | State::Failed => 0,
+        }
+    }
+
+    /// On a client whose settings say so: the tickets that came since the last call. To be asked after any
+    /// [`Session::receive`]; the newest few are kept until then.
+    pub fn client_tickets(&mut self) -> Vec<ClientTicket> {
+        match &mut self.state {
+            State::Established(traffic) => traffic.taken_tickets(),
+            State::Handshaking(_) | State::Failed => Vec::new(),
+        }
     }
 
     fn new(handshake: Handshake) -> Session {
@@ -311,7 +350,7 @@ impl Session {
         match &mut self.state {
             State::Established(traffic) => traffic.seal(out, start),
             State::Handshaking(Handshake::Server(handshake)) => handshake.seal(out, start),
-            State::Handshaking(_) => Err(TlsError::Misuse("sealed before the handshake is complete")),
+            State::Handshaking(Handshake::Client(handshake)) => handshake.seal(out, start),
             State::Failed => Err(TlsError::Misuse("session has failed")),
         }
     }

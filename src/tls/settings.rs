@@ -7,7 +7,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::compress::CompressionCache;
 use rustls::crypto::aws_lc_rs::{self as provider, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
@@ -19,6 +19,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 use super::desk::Desk;
+use super::keepsake;
 use super::record::KEY_UPDATE_RECORDS;
 
 /// ALPN of MMTP/1 (MMTP 2).
@@ -172,6 +173,20 @@ impl Roots {
         Roots::new(certificates.into_iter().map(CertificateDer::from).collect())
     }
 
+    /// From DER: all of `named` must be usable; of `found`, such as a system's, whatever is.
+    ///
+    /// # Errors
+    /// When one of `named` is unusable, or there is none in all.
+    pub fn from_named_and_found(named: &[Vec<u8>], found: &[Vec<u8>]) -> Result<Roots, SettingsError> {
+        let der = |roots: &[Vec<u8>]| roots.iter().cloned().map(CertificateDer::from).collect::<Vec<_>>();
+        let usable = der(found).into_iter().filter(|root| RootCertStore::empty().add(root.clone()).is_ok());
+        let roots: Vec<_> = der(named).into_iter().chain(usable).collect();
+        if roots.is_empty() {
+            return Err(SettingsError::BadRoots("none of those found is one".to_owned()));
+        }
+        Roots::new(roots)
+    }
+
     fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Roots, SettingsError> {
         let mut store = RootCertStore::empty();
         let mut digests: Vec<[u8; 32]> = certificates.iter().map(|certificate| sha256(certificate)).collect();
@@ -285,6 +300,13 @@ pub struct ClientOptions {
     pub post_quantum: bool,
     /// Servers whose tickets are remembered. Zero: no resumption.
     pub sessions: usize,
+    /// Whether tickets are handed to the caller ([`super::Session::client_tickets`]), who offers them again, instead of
+    /// being remembered here; `sessions` then means nothing.
+    pub keeps_tickets: bool,
+    /// With kept tickets: whether early data may be offered.
+    pub early_data: bool,
+    /// Whether ChaCha20 is put first: for devices without AES in hardware.
+    pub chacha_first: bool,
     /// Records sealed with one key before [`super::Session::key_update_due`] says so.
     pub key_update_records: u64,
 }
@@ -299,6 +321,9 @@ impl ClientOptions {
             alpn: vec![ALPN_MMTP.to_vec()],
             post_quantum: false,
             sessions: 32,
+            keeps_tickets: false,
+            early_data: false,
+            chacha_first: false,
             key_update_records: KEY_UPDATE_RECORDS,
         }
     }
@@ -476,6 +501,12 @@ pub struct ClientSettings {
 
 pub(super) struct ClientInner {
     pub(super) config: Arc<ClientConfig>,
+    /// The same, offering early data with a ticket that allows it.
+    pub(super) early_config: Arc<ClientConfig>,
+    pub(super) keeps_tickets: bool,
+    pub(super) early_data: bool,
+    /// Digest of whom is trusted, what is shown and what is spoken: a ticket got under other settings is not offered.
+    pub(super) trust: [u8; 32],
     pub(super) alpn_required: bool,
     pub(super) key_update_records: u64,
 }
@@ -492,10 +523,23 @@ impl ClientSettings {
     /// # Errors
     /// When the TLS library refuses the combination.
     pub fn new(options: &ClientOptions) -> Result<ClientSettings, SettingsError> {
-        let builder = ClientConfig::builder_with_provider(crypto(&AES_FIRST, options.post_quantum))
+        let mut suites = if options.chacha_first { CHACHA_FIRST } else { AES_FIRST }.to_vec();
+        if options.keeps_tickets {
+            suites = keepsake::suites(&suites);
+        }
+        let crypto = crypto(&suites, options.post_quantum);
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&crypto))
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(refused)?
-            .with_root_certificates(Arc::clone(&options.roots.store));
+            .map_err(refused)?;
+        let roots = Arc::clone(&options.roots.store);
+        let builder = if options.keeps_tickets {
+            let usual = WebPkiServerVerifier::builder_with_provider(roots, crypto)
+                .build()
+                .map_err(|error| SettingsError::BadRoots(error.to_string()))?;
+            builder.dangerous().with_custom_certificate_verifier(keepsake::verifier(usual))
+        } else {
+            builder.with_root_certificates(roots)
+        };
         let mut config = match &options.identity {
             Some(identity) => {
                 builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(refused)?
@@ -510,14 +554,30 @@ impl ClientSettings {
             0 => Resumption::disabled(),
             sessions => Resumption::in_memory_sessions(sessions),
         };
+        if options.keeps_tickets {
+            keepsake::attach(&mut config);
+        }
+        let mut early_config = config.clone();
+        early_config.enable_early_data = true;
         Ok(ClientSettings {
             inner: Arc::new(ClientInner {
                 config: Arc::new(config),
+                early_config: Arc::new(early_config),
+                keeps_tickets: options.keeps_tickets,
+                early_data: options.early_data,
+                trust: trust_digest(options),
                 alpn_required: !options.alpn.is_empty(),
                 key_update_records: options.key_update_records,
             }),
         })
     }
+}
+
+fn trust_digest(options: &ClientOptions) -> [u8; 32] {
+    let shown = options.identity.as_ref().and_then(|identity| identity.chain.first());
+    let shown = sha256(shown.map_or(&[][..], |leaf| leaf.as_ref()));
+    let spoken: Vec<u8> = options.alpn.iter().flat_map(|protocol| sha256(protocol)).collect();
+    sha256(&[options.roots.digest, shown, sha256(&spoken)].concat())
 }
 
 /// The server's order: the cheapest handshake and bulk cipher first, SHA-384 (the dearest part of a resumed handshake)

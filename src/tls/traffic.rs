@@ -6,7 +6,8 @@
 
 use super::Received;
 use super::error::{Alert, TlsError};
-use super::handshake::{Complete, TicketTaker};
+use super::handshake::Complete;
+use super::keepsake::{ClientTicket, TicketTaker};
 use super::record::{ContentType, Protection, RECORD_HEADER_BYTES};
 
 /// Records in a row that carry no application data, before the peer is taken for one that only wants to keep us busy.
@@ -29,7 +30,7 @@ pub(super) struct Traffic {
     receiving: Protection,
     sending: Protection,
     /// Some on a client.
-    tickets: Option<TicketTaker>,
+    tickets: Option<Box<TicketTaker>>,
     /// The beginning of a handshake message that spans records.
     partial: Option<Box<Partial>>,
     key_update_records: u64,
@@ -162,9 +163,7 @@ impl Traffic {
 
     fn message(&mut self, kind: u8, body: &[u8], is_last: bool, out: &mut Vec<u8>) -> Result<(), TlsError> {
         match (kind, &mut self.tickets) {
-            (MESSAGE_NEW_SESSION_TICKET, Some(tickets)) => {
-                tickets.handle_new_session_ticket(body).map_err(|error| super::error::from_rustls(&error))
-            }
+            (MESSAGE_NEW_SESSION_TICKET, Some(taker)) => taker.take(body),
             (MESSAGE_KEY_UPDATE, _) if !is_last => {
                 // RFC 8446 5.1: a message must not span a change of keys.
                 Err(TlsError::Unexpected("KeyUpdate is not the end of its record"))
@@ -192,6 +191,11 @@ impl Traffic {
             self.put_update(false, out)?;
         }
         Ok(())
+    }
+
+    /// On a client that keeps tickets: those that came since the last call.
+    pub(super) fn taken_tickets(&mut self) -> Vec<ClientTicket> {
+        self.tickets.as_mut().map(|taker| taker.taken()).unwrap_or_default()
     }
 
     pub(super) fn seal(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {

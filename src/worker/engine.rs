@@ -114,7 +114,7 @@ impl<L: Role<Links>> Engine<L> {
             return;
         };
         let (settings, name) = &self.settings.tls.gateways[gateway];
-        match Session::client(settings, name, &mut link.lane.filling) {
+        match Session::client(settings, name, None, &mut link.lane.filling) {
             Ok(session) => {
                 link.phase = Phase::Handshaking;
                 link.lane.session = Some(Box::new(session));

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod balance;
+mod callers;
 mod calls;
 mod ends;
 mod fast_open;

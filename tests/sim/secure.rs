@@ -132,7 +132,7 @@ pub struct Secure {
 impl Secure {
     pub fn new(fd: Fd, settings: &ClientSettings) -> Secure {
         let mut sealed = Vec::new();
-        let session = Session::client(settings, "pop", &mut sealed).expect("a name");
+        let session = Session::client(settings, "pop", None, &mut sealed).expect("a name");
         Secure {
             fd,
             session,

@@ -17,7 +17,7 @@ pub struct Pair {
 impl Pair {
     pub fn new(client: &ClientSettings, server: &ServerSettings) -> Pair {
         let mut to_server = Vec::new();
-        let client = Session::client(client, NAME, &mut to_server).unwrap();
+        let client = Session::client(client, NAME, None, &mut to_server).unwrap();
         let server = Session::server(server);
         let (client_said, server_said) = (Said::default(), Said::default());
         Pair { client, server, to_server, to_client: Vec::new(), client_said, server_said }

@@ -19,10 +19,12 @@ use crate::mmtp;
 use super::call::Shared;
 use super::entry::{Book, Entry, Place};
 use super::error::{Failure, Receipt, Stage};
+use super::fast_open::Avoided;
 use super::link::{Link, Phase};
 use super::mailbox::{Command, Mailbox};
 use super::resolve::Resolver;
 use super::secure::Trust;
+use super::tickets::Tickets;
 use super::url::Endpoint;
 
 mod dialing;
@@ -39,7 +41,14 @@ pub(super) struct Options {
     pub(super) keep_alive: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) calls_max: usize,
+    pub(super) early_data: bool,
+    pub(super) fast_open: bool,
+    pub(super) send_first: super::SendFirst,
 }
+
+/// How long a client that ends waits for the tickets of a server that has not given any yet: without them, the next
+/// process could not resume.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Whose deadline came.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -59,6 +68,8 @@ struct Pool {
     away: Option<(Time, u64)>,
     /// Links that exist, the current one included.
     links: usize,
+    /// Whether the next link is to do without a ticket: the last one failed with one.
+    without_ticket: bool,
 }
 
 /// Everything the thread owns.
@@ -77,11 +88,15 @@ pub(super) struct Driver {
     listed: Vec<Key>,
     commands: Vec<Command>,
     plaintext: Vec<u8>,
+    tickets: Tickets,
+    /// Addresses that are connected to without TCP Fast Open for now.
+    slow_addresses: Avoided,
     prng: Prng,
     next_token: usize,
     next_place: u64,
     now: Time,
-    is_stopping: bool,
+    /// When the last handle went.
+    stopping_since: Option<Time>,
 }
 
 /// Fails what is left in the mailbox when the driver ends, however it ends.
@@ -98,7 +113,7 @@ impl Drop for Closer {
 }
 
 impl Driver {
-    pub(super) fn new(poll: Poll, mailbox: Arc<Mailbox>, options: Options, seed: u64) -> Driver {
+    pub(super) fn new(poll: Poll, mailbox: Arc<Mailbox>, options: Options, tickets: Tickets, seed: u64) -> Driver {
         let now = mailbox.now();
         Driver {
             poll,
@@ -114,11 +129,13 @@ impl Driver {
             listed: Vec::new(),
             commands: Vec::new(),
             plaintext: Vec::new(),
+            tickets,
+            slow_addresses: Avoided::default(),
             prng: Prng::new(seed),
             next_token: WAKER.0 + 1,
             next_place: 0,
             now,
-            is_stopping: false,
+            stopping_since: None,
         }
     }
 
@@ -126,7 +143,7 @@ impl Driver {
     pub(super) fn run(mut self) {
         let _closer = Closer(self.mailbox.clone());
         let mut events = mio::Events::with_capacity(256);
-        while !self.is_stopping {
+        while !self.is_over() {
             let timeout = self.poll_timeout();
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
@@ -155,11 +172,23 @@ impl Driver {
         }
     }
 
+    /// Whether the last handle is gone, and no ticket is worth waiting for.
+    fn is_over(&self) -> bool {
+        let Some(since) = self.stopping_since else { return false };
+        let awaits_tickets = |link: &Link| match &link.phase {
+            Phase::Connected(session) => session.is_secured && !session.has_tickets,
+            Phase::Lookup | Phase::Dialing { .. } => false,
+        };
+        let lingers = self.tickets.has_file() && self.links.iter().any(|(_, link)| awaits_tickets(link));
+        !lingers || self.mailbox.now() >= since + LINGER
+    }
+
     fn poll_timeout(&self) -> Option<Duration> {
         if !self.listed.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = self.timers.next().into_iter().chain(self.calls.next_deadline()).min()?;
+        let linger = self.stopping_since.map(|since| since + LINGER);
+        let next = self.timers.next().into_iter().chain(self.calls.next_deadline()).chain(linger).min()?;
         // One more millisecond: the poll rounds down, and would spin until the deadline.
         Some(next.since(self.mailbox.now()) + Duration::from_millis(1))
     }
@@ -195,7 +224,7 @@ impl Driver {
                 Command::Start(shared) => self.begin(shared),
                 Command::Touch(shared) => self.touched(&shared),
                 Command::Looked { link, found } => self.looked(link, found),
-                Command::Stop => self.is_stopping = true,
+                Command::Stop => self.stopping_since = Some(self.now),
             }
         }
         self.commands = commands;
@@ -226,7 +255,13 @@ impl Driver {
         let pool = self.pool_for(&shared.prepared.endpoint);
         let order = self.order(shared.prepared.priority);
         let deadline = shared.deadline();
-        let key = self.calls.insert(Entry { shared: shared.clone(), pool, place: Place::Waiting { order }, deadline });
+        let key = self.calls.insert(Entry {
+            shared: shared.clone(),
+            pool,
+            place: Place::Waiting { order },
+            deadline,
+            is_exposed: false,
+        });
         shared.lock().key = Some(key);
         self.pools.get_mut(pool).expect("a pool with a caller exists").waiting.insert(order, key);
         self.settle_in(pool);
@@ -241,7 +276,14 @@ impl Driver {
         if let Some(&key) = self.pool_of.get(endpoint) {
             return key;
         }
-        let pool = Pool { endpoint: endpoint.clone(), current: None, waiting: BTreeMap::new(), away: None, links: 0 };
+        let pool = Pool {
+            endpoint: endpoint.clone(),
+            current: None,
+            waiting: BTreeMap::new(),
+            away: None,
+            links: 0,
+            without_ticket: false,
+        };
         let key = self.pools.insert(pool);
         self.pool_of.insert(endpoint.clone(), key);
         key
@@ -266,7 +308,7 @@ impl Driver {
             }
             Place::Sent(sent) => {
                 let link = sent.link;
-                if let Some(Link { phase: Phase::Connected(session), .. }) = self.links.get_mut(link) {
+                if let Some(session) = self.links.get_mut(link).and_then(Link::session_mut) {
                     session.touched.push(key);
                 }
                 self.list(link);
@@ -296,7 +338,7 @@ impl Driver {
                 let (link, stream) = (sent.link, sent.stream);
                 let stage = if sent.has_head { Stage::Body } else { Stage::Answer };
                 self.fail_call(key, Failure::TimedOut(stage), Receipt::Unknown);
-                if let Some(Link { phase: Phase::Connected(session), .. }) = self.links.get_mut(link) {
+                if let Some(session) = self.links.get_mut(link).and_then(Link::session_mut) {
                     session.give_up(stream, mmtp::Code::DEADLINE);
                 }
                 self.list(link);
@@ -312,7 +354,7 @@ impl Driver {
     /// Ends a call with a failure.
     fn fail_call(&mut self, key: Key, failure: Failure, receipt: Receipt) {
         if let Some(entry) = self.forget(key) {
-            entry.shared.fail(self.now, failure, receipt);
+            entry.fail(self.now, failure, receipt);
         }
     }
 

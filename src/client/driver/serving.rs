@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use crate::base::slab::Key;
-use crate::mmtp;
+use crate::mmtp::{self, Code};
+use crate::tls::{ClientTicket, Early};
 
-use super::super::entry::{Calls, Place};
+use super::super::entry::{Book, Calls, Place};
 use super::super::error::{Failure, Receipt, Stage};
 use super::super::exchange::{self, GoingAway, News};
 use super::super::link::{Link, Phase, Session, Steps};
-use super::super::report::{Report, milliseconds};
-use super::{Driver, Tick};
+use super::super::report::{EarlyData, Handshake, Report, milliseconds};
+use super::{Driver, Pool, Tick};
 
 /// How often one call may be begun again because a connection had not taken it.
 const RESTARTS_MAX: u32 = 2;
@@ -52,14 +53,26 @@ impl Driver {
         let mut plaintext = std::mem::take(&mut self.plaintext);
         plaintext.clear();
         let read = session.read(now, &mut plaintext);
-        if read.is_ok() && session.start(&self.options.settings, now)? {
+        let is_new = read.is_ok() && session.start(&self.options.settings, now)?;
+        if is_new {
             link.steps.secured_at = Some(self.mailbox.now()); // checking the certificate took time as well
         }
+        let tickets = session.tickets();
         // What arrived before a failure still counts: it may hold whole answers.
         let mut calls = Calls { book: &mut self.calls, link: key, now };
         let mut news = News::default();
         let result = exchange::receive(session, &plaintext, &mut calls, &mut news);
         self.plaintext = plaintext;
+        if is_new {
+            self.describe_early(key);
+        }
+        if !tickets.is_empty() {
+            self.keep(key, tickets);
+        }
+        for call in news.too_early {
+            let failure = Failure::Reset { code: u64::from(Code::TOO_EARLY.0), name: Code::TOO_EARLY.name() };
+            self.begin_again(call, &failure, Receipt::Refused { wait: Duration::ZERO });
+        }
         if let Some(goaway) = news.goaway {
             self.sent_away(key, goaway, news.not_taken);
         }
@@ -67,35 +80,69 @@ impl Driver {
     }
 
     fn send(&mut self, key: Key) -> Result<(), Failure> {
-        let Some(Link { phase: Phase::Connected(session), .. }) = self.links.get_mut(key) else { return Ok(()) };
+        let Some(session) = self.links.get_mut(key).and_then(Link::session_mut) else { return Ok(()) };
         let mut calls = Calls { book: &mut self.calls, link: key, now: self.now };
         exchange::send(session, &mut calls)
     }
 
-    /// Opens streams for the calls in line, as many as the server allows.
-    fn admit(&mut self, key: Key) {
+    /// Opens streams for the calls in line, as many as the server allows; before the handshake is complete, for those
+    /// that may go out as early data.
+    pub(super) fn admit(&mut self, key: Key) {
         let Some(link) = self.links.get_mut(key) else { return };
-        let pool_key = link.pool;
-        let Phase::Connected(session) = &mut link.phase else { return };
+        let (pool_key, steps, is_reused) = (link.pool, link.steps, link.opened > 0);
+        let Some(session) = link.session_mut().filter(|session| session.mmtp.is_some()) else { return };
         let Some(pool) = self.pools.get_mut(pool_key).filter(|pool| pool.current == Some(key)) else { return };
         let mut calls = Calls { book: &mut self.calls, link: key, now: self.now };
         exchange::look(session, &mut calls); // what was cancelled makes room for what waits
-        while let Some((&order, &call)) = pool.waiting.first_key_value() {
+        let mut opened = 0;
+        let mut refused = None;
+        while let Some((order, call)) = next_in_line(pool, calls.book, session) {
             if let Some(entry) = calls.book.get(call) {
                 let mut state = entry.shared.lock();
-                describe(&mut state.report, &link.steps, session, link.opened > 0);
+                describe(&mut state.report, &steps, session, is_reused || opened > 0);
             }
             match exchange::open(session, call, &mut calls) {
                 Ok(()) => {
                     pool.waiting.remove(&order);
-                    link.opened += 1;
+                    opened += 1;
                 }
-                Err(mmtp::OpenError::Limit) => return,
-                Err(mmtp::OpenError::GoingAway | mmtp::OpenError::Exhausted) => {
-                    session.is_leaving = true;
-                    pool.current = None;
-                    return self.dispatch(pool_key);
+                Err(error) => {
+                    refused = Some(error);
+                    break;
                 }
+            }
+        }
+        let is_leaving = matches!(refused, Some(mmtp::OpenError::GoingAway | mmtp::OpenError::Exhausted));
+        session.is_leaving |= is_leaving;
+        link.opened += opened;
+        if is_leaving {
+            pool.current = None;
+            self.dispatch(pool_key);
+        }
+    }
+
+    /// Keeps what tickets a server gave.
+    fn keep(&mut self, key: Key, tickets: Vec<ClientTicket>) {
+        let pool = self.links.get(key).and_then(|link| self.pools.get(link.pool));
+        if let Some(pool) = pool {
+            self.tickets.put(&pool.endpoint, tickets);
+        }
+    }
+
+    /// The handshake is complete: the calls that did not wait for it learn what it was.
+    fn describe_early(&mut self, key: Key) {
+        let Some(Link { phase: Phase::Connected(session), steps, .. }) = self.links.get(key) else { return };
+        let early = match session.early() {
+            Early::Accepted => EarlyData::Accepted,
+            Early::NotOffered | Early::Refused => EarlyData::Refused,
+        };
+        for (_, entry) in self.calls.iter() {
+            if let Place::Sent(sent) = &entry.place
+                && sent.link == key
+            {
+                let report = &mut entry.shared.lock().report;
+                report.early = early;
+                describe(report, steps, session, report.reused);
             }
         }
     }
@@ -230,11 +277,15 @@ impl Driver {
     pub(super) fn lose(&mut self, key: Key, failure: Failure) {
         let Some(mut link) = self.links.remove(key) else { return };
         let pool_key = link.pool;
+        let is_ticket_doubted = matches!(&failure, Failure::Tls(_) | Failure::Lost(_))
+            && link.session_mut().is_some_and(|session| session.has_ticket && !session.is_secured);
         if let Some(pool) = self.pools.get_mut(pool_key) {
             pool.links -= 1;
             if pool.current == Some(key) {
                 pool.current = None;
-                if link.opened == 0 {
+                if is_ticket_doubted {
+                    pool.without_ticket = true; // those in line try again, as if there had been none
+                } else if link.opened == 0 {
                     // It took nobody: another would fare no better now, and the callers should know why.
                     self.describe_line(pool_key, &link);
                     self.fail_line(pool_key, &failure, Receipt::NotForwarded);
@@ -243,13 +294,20 @@ impl Driver {
         }
         match &mut link.phase {
             Phase::Lookup => {}
-            Phase::Dialing { attempts, .. } => {
+            Phase::Dialing { attempts, head, .. } => {
                 for attempt in attempts.drain(..) {
                     self.discard(attempt);
+                }
+                if let Some(session) = head {
+                    self.link_of.remove(&session.token);
+                    self.end_calls(key, session, &failure);
                 }
             }
             Phase::Connected(session) => {
                 session.close();
+                if session.is_fast_opened && !session.is_secured {
+                    self.slow_addresses.add(session.address, self.now);
+                }
                 self.link_of.remove(&session.token);
                 let _ = self.poll.registry().deregister(&mut session.socket); // closing it would do the same
                 self.end_calls(key, session, &failure);
@@ -259,21 +317,29 @@ impl Driver {
     }
 
     /// Ends the calls of a connection that is gone.
-    fn end_calls(&mut self, key: Key, session: &Session, failure: &Failure) {
+    pub(super) fn end_calls(&mut self, key: Key, session: &Session, failure: &Failure) {
         let mut not_sent = Vec::new();
+        let mut exposed = Vec::new();
         let mut unknown = Vec::new();
         for (call, entry) in self.calls.iter() {
             match &entry.place {
                 Place::Sent(sent) if sent.link != key => {}
-                Place::Sent(sent) if session.has_submitted_beyond(sent.headers_at) => unknown.push(call),
-                Place::Sent(_) => not_sent.push(call),
+                Place::Sent(sent) if !session.has_submitted_beyond(sent.headers_at) => not_sent.push(call),
+                // Early data is only what does no harm twice. Before the server's HELLO, the handshake may be what failed.
+                Place::Sent(sent) if sent.is_early && !session.is_established => exposed.push(call),
+                Place::Sent(_) => unknown.push(call),
                 Place::Waiting { .. } => {}
             }
         }
         for call in unknown {
             self.fail_call(call, failure.clone(), Receipt::Unknown);
         }
-        for call in not_sent {
+        for &call in &exposed {
+            if let Some(entry) = self.calls.get_mut(call) {
+                entry.is_exposed = true;
+            }
+        }
+        for call in exposed.into_iter().chain(not_sent) {
             self.begin_again(call, failure, Receipt::NotForwarded);
         }
     }
@@ -287,10 +353,25 @@ impl Driver {
     }
 }
 
+/// The call that comes next on this session.
+fn next_in_line(pool: &Pool, book: &Book, session: &Session) -> Option<((u8, u64), Key)> {
+    if session.is_secured {
+        return pool.waiting.first_key_value().map(|(order, call)| (*order, *call));
+    }
+    let room_bytes = session.early_room();
+    let fits = |call: &Key| book.get(*call).is_some_and(|entry| entry.fits_early(room_bytes));
+    pool.waiting.iter().find(|(_, call)| fits(call)).map(|(order, call)| (*order, *call))
+}
+
 /// Says in a call's report what connection it goes on.
 fn describe(report: &mut Report, steps: &Steps, session: &Session, is_reused: bool) {
     report.reused = is_reused;
-    report.resumed = session.is_resumed();
+    report.handshake = session.is_secured.then(|| match (session.early(), session.is_resumed()) {
+        (Early::Accepted, _) => Handshake::Early,
+        (_, true) => Handshake::Resumed,
+        (_, false) => Handshake::Full,
+    });
+    report.fast_open = session.is_fast_opened;
     report.address = Some(session.address.to_string());
     if !is_reused {
         describe_steps(report, steps);

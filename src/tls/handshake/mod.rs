@@ -8,8 +8,6 @@
 mod client;
 mod server;
 
-use rustls::client::ClientConnectionData;
-use rustls::kernel::KernelConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError};
 use rustls::{CommonState, HandshakeKind};
 
@@ -18,6 +16,7 @@ pub(super) use server::ServerHandshake;
 
 use super::desk::IssuedTicket;
 use super::error::{Alert, TlsError, from_rustls};
+use super::keepsake::TicketTaker;
 use super::record::{ContentType, PLAINTEXT_BYTES_MAX, Protection, RECORD_HEADER_BYTES, put_plain};
 use super::settings::ALPN_MMTP;
 use super::{Early, Established, Suite};
@@ -51,14 +50,11 @@ pub(super) enum Progress {
     Complete,
 }
 
-/// What is left of rustls after a client's handshake: it takes tickets.
-pub(super) type TicketTaker = Box<KernelConnection<ClientConnectionData>>;
-
 pub(super) struct Complete {
     pub(super) receiving: Protection,
     pub(super) sending: Protection,
     /// Some on a client.
-    pub(super) tickets: Option<TicketTaker>,
+    pub(super) tickets: Option<Box<TicketTaker>>,
     pub(super) established: Established,
     /// Tickets that a server gave.
     pub(super) issued: Vec<IssuedTicket>,
@@ -203,7 +199,7 @@ fn established(
     })
 }
 
-enum Step {
+pub(super) enum Step {
     /// Ask again.
     Again,
     /// It waits for the peer.
@@ -213,7 +209,7 @@ enum Step {
 }
 
 /// Carries out one step of rustls.
-fn step<Data>(
+pub(super) fn step<Data>(
     state: Result<ConnectionState<'_, '_, Data>, rustls::Error>,
     out: &mut Vec<u8>,
 ) -> Result<Step, TlsError> {

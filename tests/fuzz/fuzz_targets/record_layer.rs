@@ -108,7 +108,7 @@ fn established(is_server: bool) -> (Session, Sender) {
         (Session::server(&settings.our_server), client.into())
     } else {
         let server = rustls::ServerConnection::new(settings.their_server.clone()).expect("the config is good");
-        let session = Session::client(&settings.our_client, "localhost", &mut to_theirs);
+        let session = Session::client(&settings.our_client, "localhost", None, &mut to_theirs);
         (session.expect("the name is good"), server.into())
     };
     while theirs.is_handshaking() || !ours.is_established() || theirs.wants_write() || !to_theirs.is_empty() {

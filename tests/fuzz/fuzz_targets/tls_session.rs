@@ -32,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
     let mut session = match side % 3 {
         0 => Session::server(tunnels),
         1 => Session::server(mutual),
-        _ => Session::client(client, "localhost", &mut out).expect("the name is good"),
+        _ => Session::client(client, "localhost", None, &mut out).expect("the name is good"),
     };
     out.clear();
     let mut input = bytes.to_vec();
