@@ -27,7 +27,7 @@ use clap::{Args, Parser, Subcommand};
 /// What every kind is told.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// Server under test; replays may be given several.
+    /// Server under test. Of several, each connection goes to one at random.
     #[arg(long, required = true)]
     target: Vec<SocketAddr>,
     /// Name asked for, and proven by the certificate.

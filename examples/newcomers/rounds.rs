@@ -1,7 +1,7 @@
 //! New connections one after another, each kind by itself: how many a second, and what they cost the server.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use rustls::ClientConfig;
 use serde_json::json;
+use trunkline::base::prng::Prng;
 
 use crate::Common;
 use crate::connection::{self, Connection};
@@ -42,6 +43,9 @@ pub struct Rounds {
     /// Users per thread that return in turn; each comes once before measuring begins.
     #[arg(long, default_value_t = 50)]
     users: usize,
+    /// After the users' first visits, print a line and wait for one on standard input.
+    #[arg(long)]
+    wait: bool,
     /// Process (or worker of it) whose CPU time is told per connection.
     #[arg(long)]
     pid: Option<u32>,
@@ -61,6 +65,11 @@ impl Rounds {
     pub fn run(&self, kind: Kind) -> io::Result<bool> {
         let users: Vec<Arc<ClientConfig>> =
             (0..self.common.threads).map(|_| self.prime(kind)).collect::<io::Result<_>>()?;
+        if self.wait {
+            println!("{}", json!({ "label": self.common.label, "kind": "primed" }));
+            io::stdout().flush()?;
+            io::stdin().read_line(&mut String::new())?;
+        }
         thread::sleep(SETTLE_TIME);
         let left = AtomicU64::new(self.connections.unwrap_or(u64::MAX));
         let seconds = self.seconds.unwrap_or(if self.connections.is_some() { 3600.0 } else { 5.0 });
@@ -88,8 +97,9 @@ impl Rounds {
         }
         let tickets = Arc::new(Tickets::default());
         let first = trust::with_store(&base, Arc::new(Filling(Arc::clone(&tickets))), false);
+        let mut random = Prng::new(0);
         for _ in 0..self.users {
-            self.visit(&first)?;
+            self.visit(&first, &mut random)?;
         }
         if tickets.len() < self.users {
             return Err(io::Error::other(format!("{} tickets after {} visits", tickets.len(), self.users)));
@@ -97,10 +107,11 @@ impl Rounds {
         Ok(trust::with_store(&base, tickets, kind == Kind::Early))
     }
 
-    fn visit(&self, config: &Arc<ClientConfig>) -> io::Result<(connection::Kind, Duration)> {
+    fn visit(&self, config: &Arc<ClientConfig>, random: &mut Prng) -> io::Result<(connection::Kind, Duration)> {
         let (common, began) = (&self.common, Instant::now());
         let name = trust::name(common)?;
-        let (connection, kind) = Connection::visit(common, common.target[0], Arc::clone(config), name, &common.path)?;
+        let target = common.target[random.below(common.target.len() as u64) as usize];
+        let (connection, kind) = Connection::visit(common, target, Arc::clone(config), name, &common.path)?;
         let elapsed = began.elapsed();
         connection.close()?;
         Ok((kind, elapsed))
@@ -109,11 +120,12 @@ impl Rounds {
     fn visit_until(&self, config: &Arc<ClientConfig>, left: &AtomicU64, until: Instant) -> Tally {
         let mut tally = Tally::default();
         let mut failures = 0;
+        let mut random = Prng::new(left.load(Ordering::Relaxed));
         while Instant::now() < until && failures < FAILURES_MAX {
             if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
                 break;
             }
-            match self.visit(config) {
+            match self.visit(config, &mut random) {
                 Ok((kind, elapsed)) => {
                     *tally.kinds.entry(kind.name()).or_default() += 1;
                     tally.micros.push(elapsed.as_micros() as u64);
