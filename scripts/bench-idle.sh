@@ -115,6 +115,8 @@ upstream = ["127.0.0.1:$origin"]
 name = "pay"
 kind = "http"
 upstream = ["127.0.0.1:$origin"]
+[upstream]
+connections_max = $((connections + 500))
 CONF
     if [ -n "$tickets" ] && ! "$trunkline" pop --config "$dir/pop.toml" --check > /dev/null 2>&1; then
         echo "this binary knows no [tickets]: without"
@@ -160,6 +162,7 @@ each = (int(idle) - int(before)) * 1024 / max(held["connections"], 1)
 print(f"{name:8} {held['connections']:11} {before:>11} {idle:>10} {each:15.0f} {awake['connections']:7} {awake['errors']:7}"
       f" {awake['micros']['p99'] or 0:12} {woken:>11}", "" if wrong == "0" else f"  FAILED: {held['first_error']} {awake['first_error']}")
 PY
+    [ "$wrong" -eq 0 ] || tail -n 4 "$dir"/*.log >&2
     return "$wrong"
 }
 

@@ -178,8 +178,10 @@ impl Connection {
             self.session.write_tls(&mut self.socket)?;
         }
         self.socket.shutdown(Shutdown::Write)?;
-        let mut piece = [0; 1024];
-        while self.socket.read(&mut piece)? > 0 {}
+        // Tickets may come as late as this, when the answer came ahead of them.
+        while self.session.read_tls(&mut self.socket)? > 0 {
+            self.session.process_new_packets().map_err(io::Error::other)?;
+        }
         Ok(())
     }
 }
