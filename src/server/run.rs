@@ -393,7 +393,17 @@ pub fn shared(workers: usize, tickets: Option<&TicketsConfig>) -> Shared {
 
 /// The nodes that tickets are shared with.
 fn group(tickets: &TicketsConfig) -> Option<Arc<Group>> {
-    let (settings, keys) = remote_store(tickets)?;
+    let TicketStore::Remote(remote) = &tickets.store else { return None };
+    let others: Vec<_> = [&remote.keys.next, &remote.keys.previous].into_iter().flatten().collect();
+    let settings = RemoteSettings {
+        server: remote.address,
+        user: remote.user.clone().unwrap_or_default(),
+        password: remote.password.as_ref().map_or_else(String::new, |secret| secret.reveal().to_owned()).into(),
+        database: remote.database,
+        lookup_timeout: remote.lookup_timeout,
+        lifetime: tickets.lifetime,
+    };
+    let keys = Keys::new(&remote.keys.current, &others);
     Some(Arc::new(Group { settings, keys, seed: random_prng().next_u64() }))
 }
 
