@@ -9,7 +9,7 @@ twice=$(printf '%s\n' "$stated" | uniq --repeated)
 # A citation counts in tests/ and, in src/, behind the line that begins a file's tests.
 cited=$({
     find src -name '*.rs' -exec awk 'FNR == 1 { tests = 0 } /^#\[cfg\(test\)\]/ { tests = 1 } tests' {} +
-    find src -name simulation.rs -exec cat {} +
+    find src \( -name simulation.rs -o -name tests.rs \) -exec cat {} +
     find tests -path tests/fuzz -prune -o \( -name '*.rs' -o -name '*.hex' \) -exec cat {} +
 } | grep --only-matching --extended-regexp '\[M [0-9.]+-[0-9]+\]' | sort --unique)
 

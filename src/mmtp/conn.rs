@@ -253,12 +253,13 @@ pub struct Connection {
     resets_owed: Vec<(StreamId, Reset)>,
     /// Some until it is sent.
     hello: Option<Box<[u8]>>,
-    peer: Option<Box<PeerHello>>,
+    /// The payload of the peer's HELLO: what it says is in its place already, and few ever ask for the rest.
+    peer: Option<Box<[u8]>>,
     failed: Option<ConnError>,
     last_violation: Option<Violation>,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 400, "an idle connection is small");
+const _: () = assert!(size_of::<Connection>() <= 392, "an idle connection is small");
 
 impl Connection {
     /// A connection whose transport has just become ready.
@@ -582,8 +583,9 @@ impl Connection {
 
     /// What the peer's HELLO said, once it arrived.
     #[must_use]
-    pub fn peer(&self) -> Option<&PeerHello> {
-        self.peer.as_deref()
+    pub fn peer(&self) -> Option<PeerHello> {
+        let hello = PeerHello::parse(self.peer.as_deref()?, self.side.other());
+        Some(hello.expect("it was read once before it was kept"))
     }
 
     /// The rule that the peer broke last, on a stream or on the connection: for logs.
@@ -598,13 +600,20 @@ impl Connection {
         self.goaway_sent.is_some() || self.goaway_received.is_some()
     }
 
-    /// Gives memory back that earlier streams used, when none is open.
+    /// Whether [`Connection::trim`] would give back more than the next stream needs again.
+    #[must_use]
+    pub fn is_spacious(&self) -> bool {
+        self.streams.slot_capacity() > 1 || self.turns.is_some() || self.resets_owed.capacity() > 0
+    }
+
+    /// Gives memory back that earlier streams used, when none is open: for a connection that rests.
     pub fn trim(&mut self) {
         self.streams.trim();
         if self.turns.as_ref().is_some_and(|turns| turns.is_empty()) && self.streams.len() == 0 {
             self.turns = None;
         }
         self.gathered.shrink_to_fit();
+        self.resets_owed.shrink_to_fit();
     }
 }
 
@@ -810,11 +819,7 @@ impl Connection {
     }
 
     fn take_hello(&mut self, payload: &[u8]) -> Result<Found, ConnError> {
-        let from = match self.side {
-            Side::Initiator => Side::Acceptor,
-            Side::Acceptor => Side::Initiator,
-        };
-        let hello = PeerHello::parse(payload, from)?;
+        let hello = PeerHello::parse(payload, self.side.other())?;
         // Limits only rise (MMTP 2.3): what was assumed until now stays true.
         self.peer_streams_max = hello.streams_max;
         let more = hello.connection_credit - CONNECTION_CREDIT_DEFAULT;
@@ -828,7 +833,7 @@ impl Connection {
                 self.enter_turns(slot);
             }
         }
-        self.peer = Some(Box::new(hello));
+        self.peer = Some(payload.into());
         Ok(Found::Established)
     }
 
@@ -1603,8 +1608,10 @@ mod tests {
         assert_eq!(events(&mut near, &to_near).len(), 100);
         for connection in [&mut near, &mut far] {
             assert_eq!(connection.streams.slot_count(), 100);
+            assert!(connection.is_spacious());
             connection.trim();
             assert_eq!(connection.streams.slot_count(), 0);
+            assert!(!connection.is_spacious());
             assert_eq!(connection.open_streams(), 0);
         }
     }

@@ -34,6 +34,16 @@ pub enum Side {
     Acceptor,
 }
 
+impl Side {
+    /// The end at the other end.
+    pub(super) fn other(self) -> Side {
+        match self {
+            Side::Initiator => Side::Acceptor,
+            Side::Acceptor => Side::Initiator,
+        }
+    }
+}
+
 /// What an end of a connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Agent {

@@ -1,7 +1,7 @@
 //! One stream: its states as a transition table (MMTP 5.2), and the table of all streams of a connection.
 //!
 //! Owns stream slots and finds them by id; never writes frames and never decides turns.
-//! Invariant: a slot is free exactly when its id is 0, and the index names every slot that is not free.
+//! Invariant: a slot is free exactly when its id is 0, and the index, if there is one, names every slot that is not free.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
@@ -177,11 +177,19 @@ impl Hasher for IdHasher {
     }
 }
 
+/// Slots that are looked through one by one. From one more on there is an index: most connections are those of clients,
+/// who have a stream or two at a time, and hold no memory for one.
+const UNINDEXED_SLOTS_MAX: usize = 8;
+
 /// The streams of one connection. Slots are reused, last freed first; order never depends on hashing.
 #[derive(Debug)]
 pub(super) struct Streams {
     slots: Vec<Stream>,
-    index: HashMap<StreamId, u32, IdHash>,
+    /// Some once there were more than [`UNINDEXED_SLOTS_MAX`] slots.
+    #[expect(clippy::box_collection, reason = "the table's own bytes count in every connection that has none")]
+    index: Option<Box<HashMap<StreamId, u32, IdHash>>>,
+    hash: IdHash,
+    len: u32,
     free_head: u32,
     /// The slot found last: events come in runs on one stream.
     found: u32,
@@ -189,11 +197,11 @@ pub(super) struct Streams {
 
 impl Streams {
     pub(super) fn new(seed: u64) -> Streams {
-        Streams { slots: Vec::new(), index: HashMap::with_hasher(IdHash { seed }), free_head: NONE, found: NONE }
+        Streams { slots: Vec::new(), index: None, hash: IdHash { seed }, len: 0, free_head: NONE, found: NONE }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.index.len()
+        self.len as usize
     }
 
     /// The slot of a stream.
@@ -204,14 +212,22 @@ impl Streams {
         {
             return Some(self.found);
         }
-        let slot = *self.index.get(&id)?;
+        let slot = self.look_up(id)?;
         self.found = slot;
         Some(slot)
     }
 
+    fn look_up(&self, id: StreamId) -> Option<u32> {
+        match &self.index {
+            Some(index) => index.get(&id).copied(),
+            None if id == 0 => None,
+            None => self.slots.iter().position(|stream| stream.id == id).map(|slot| slot as u32),
+        }
+    }
+
     /// Like [`Streams::find`], without remembering.
     pub(super) fn peek(&self, id: StreamId) -> Option<&Stream> {
-        self.index.get(&id).map(|slot| &self.slots[*slot as usize])
+        self.look_up(id).map(|slot| &self.slots[slot as usize])
     }
 
     pub(super) fn insert(&mut self, stream: Stream) -> u32 {
@@ -219,6 +235,9 @@ impl Streams {
         let id = stream.id;
         let slot = if self.free_head == NONE {
             let slot = u32::try_from(self.slots.len()).expect("open streams are limited to less than 2^31");
+            if slot == 0 {
+                self.slots.reserve_exact(1); // which may be all there will ever be
+            }
             self.slots.push(stream);
             slot
         } else {
@@ -229,9 +248,16 @@ impl Streams {
             *free = stream;
             slot
         };
-        let earlier = self.index.insert(id, slot);
-        assert!(earlier.is_none(), "stream ids never come again");
+        self.len += 1;
         self.found = slot;
+        let earlier = self.index.as_mut().and_then(|index| index.insert(id, slot));
+        assert!(earlier.is_none(), "stream ids never come again");
+        if self.index.is_none() && self.slots.len() > UNINDEXED_SLOTS_MAX {
+            let mut index = HashMap::with_capacity_and_hasher(self.slots.len() * 2, self.hash);
+            let used = self.slots.iter().enumerate().filter(|(_, stream)| stream.id != 0);
+            index.extend(used.map(|(slot, stream)| (stream.id, slot as u32)));
+            self.index = Some(Box::new(index));
+        }
         slot
     }
 
@@ -244,7 +270,10 @@ impl Streams {
         stream.queue = VecDeque::new();
         stream.next = free_head;
         self.free_head = slot;
-        self.index.remove(&id).expect("a used slot is in the index");
+        self.len -= 1;
+        if let Some(index) = &mut self.index {
+            index.remove(&id).expect("a used slot is in the index");
+        }
     }
 
     pub(super) fn get(&self, slot: u32) -> &Stream {
@@ -265,6 +294,11 @@ impl Streams {
         self.slots.len() as u32 // `insert` keeps it below 2^32
     }
 
+    /// Slots there is memory for.
+    pub(super) fn slot_capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
     /// Streams in slot order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
         self.slots.iter().filter(|stream| stream.id != 0)
@@ -272,9 +306,9 @@ impl Streams {
 
     /// Gives memory back when no stream is open.
     pub(super) fn trim(&mut self) {
-        if self.index.is_empty() {
+        if self.len == 0 {
             self.slots = Vec::new();
-            self.index.shrink_to_fit();
+            self.index = None;
             self.free_head = NONE;
             self.found = NONE;
         }

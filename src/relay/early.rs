@@ -248,6 +248,7 @@ impl Relay {
         let is_confirmed = early.confirmed;
         let Kept { head, block, data, ended, credited_bytes } = *kept;
         stream.on_trunk = None;
+        stream.repeated = true;
         stream.credited_ahead_bytes = credited_bytes;
         stream.waiting = Some(Box::new(Waiting { head, block, data, ended, until: None }));
         wire.counters().streams_held += 1;

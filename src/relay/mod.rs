@@ -44,6 +44,10 @@ const GROWING_STREAMS_MAX: usize = 8;
 /// What a client that is refused for want of capacity is asked to wait, in milliseconds.
 const OVERLOADED_WAIT_MS: u32 = 500;
 
+/// A client that has had no stream for this long gives back what its streams used. Long enough that calls in a row do
+/// not allocate anew, short beside the minutes that apps keep a connection for.
+const REST_DELAY: Duration = Duration::from_secs(1);
+
 /// What the relay needs to know.
 #[derive(Clone, Debug)]
 pub struct RelaySettings {
@@ -86,7 +90,11 @@ struct ClientSide {
     connection: Connection,
     address: SocketAddr,
     early: MaybeEarly,
+    /// It stands in `Relay::emptied` or `Relay::resting`.
+    resting: bool,
 }
+
+const _: () = assert!(size_of::<ClientSide>() <= 440, "an idle client is small");
 
 /// The role of a POP's worker.
 pub struct Relay {
@@ -96,6 +104,10 @@ pub struct Relay {
     streams: Slab<Stream>,
     /// Streams that wait for a trunk, oldest first; entries may be stale.
     waiting: VecDeque<Key>,
+    /// Clients that have lost their last stream in this pass.
+    emptied: Vec<LinkId>,
+    /// Clients that have more memory than one at rest needs, and when that is looked at, in order.
+    resting: VecDeque<(Time, LinkId)>,
     clients: usize,
     draining: bool,
     /// Scratch: a header block being built.
@@ -114,6 +126,8 @@ impl Relay {
             parties: SideTable::default(),
             streams: Slab::new(),
             waiting: VecDeque::new(),
+            emptied: Vec::new(),
+            resting: VecDeque::new(),
             clients: 0,
             draining: false,
             block: Vec::new(),
@@ -279,6 +293,35 @@ impl Relay {
             let waits = stream.waiting.as_ref().is_some_and(|waiting| !waiting.is_held());
             wire.counters().streams_waiting -= u64::from(waits);
             self.forget_early(wire, key, &mut stream);
+            self.look_for_rest(&stream);
+        }
+    }
+
+    /// Notes when a client has no stream any more and more memory than it needs so.
+    fn look_for_rest(&mut self, stream: &Stream) {
+        if let Client::Stream(link, _) = stream.client
+            && let Some(Party::Client(client)) = self.parties.get_mut(link)
+            && client.connection.open_streams() == 0
+            && client.connection.is_spacious()
+            && !client.resting
+        {
+            client.resting = true;
+            self.emptied.push(link);
+        }
+    }
+
+    /// Takes memory back from clients that have rested.
+    fn trim_resting(&mut self, now: Time) {
+        while let Some((at, link)) = self.resting.front().copied() {
+            if at > now {
+                return;
+            }
+            self.resting.pop_front();
+            let Some(Party::Client(client)) = self.parties.get_mut(link) else { continue };
+            client.resting = false;
+            if client.connection.open_streams() == 0 {
+                client.connection.trim();
+            }
         }
     }
 
@@ -296,8 +339,11 @@ impl Relay {
     }
 
     /// Ends a stream towards its client with a receipt, and removes it.
-    fn fail<W: Wire>(&mut self, wire: &mut W, key: Key, reset: Reset) {
+    fn fail<W: Wire>(&mut self, wire: &mut W, key: Key, mut reset: Reset) {
         let Some(stream) = self.streams.get(key) else { return };
+        if stream.repeated && reset.receipt == Receipt::NotForwarded {
+            reset.receipt = Receipt::Refused; // the first time it was forwarded, and refused
+        }
         let client = stream.client;
         self.reset_client(wire, client, reset);
         self.remove(wire, key);
@@ -368,7 +414,7 @@ impl Relay {
                 }
                 self.clients += 1;
                 let early = opened.early.then(Box::default);
-                let client = ClientSide { connection, address: opened.peer, early };
+                let client = ClientSide { connection, address: opened.peer, early, resting: false };
                 self.parties.insert(link, Party::Client(Box::new(client)));
             }
             Protocol::Opaque => self.tunnel_opened(now, wire, link, opened),
@@ -880,6 +926,8 @@ impl<W: Wire> Role<W> for Relay {
         if !self.waiting.is_empty() {
             self.place_waiting(now, wire); // a trunk that was full may have room by now
         }
+        let at = now + REST_DELAY;
+        self.resting.extend(self.emptied.drain(..).map(|link| (at, link)));
         if self.draining {
             self.drain_further(wire);
         }
@@ -887,11 +935,13 @@ impl<W: Wire> Role<W> for Relay {
 
     fn next_deadline(&self) -> Option<Time> {
         let until = |key: &Key| self.streams.get(*key)?.waiting.as_ref()?.until;
-        [self.waiting.iter().find_map(until), self.pool.next_deadline()].into_iter().flatten().min()
+        let rest = self.resting.front().map(|(at, _)| *at);
+        [self.waiting.iter().find_map(until), self.pool.next_deadline(), rest].into_iter().flatten().min()
     }
 
     fn due(&mut self, now: Time, wire: &mut W) {
         self.expire_waiting(now, wire);
+        self.trim_resting(now);
         self.pool.due(now, wire);
     }
 

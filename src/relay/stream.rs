@@ -108,6 +108,9 @@ pub(super) struct Stream {
     /// A tunnel whose client's handshake is not complete. Its link is read whatever waits: the Finished that completes
     /// it comes behind the early data, which TLS bounds.
     pub(super) unconfirmed: bool,
+    /// Its request goes again, after an upstream refused it for being early: it did reach a gateway, whatever becomes of
+    /// it now.
+    pub(super) repeated: bool,
 }
 
 const _: () = assert!(size_of::<Stream>() <= 96, "a stream that waits for nothing is small");
@@ -125,6 +128,7 @@ impl Stream {
             to_client_ended: false,
             paused: false,
             unconfirmed: false,
+            repeated: false,
         }
     }
 

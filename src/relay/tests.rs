@@ -353,6 +353,56 @@ fn after_the_handshake_it_is_sent_again_at_once_if_all_of_it_is_kept() {
     assert!(side.early.is_none(), "nothing more is early, kept or held");
 }
 
+/// What was forwarded once and refused reached a gateway, also when its second way is cut short.
+#[test]
+fn what_is_repeated_is_never_called_not_forwarded() {
+    let mut site = Site::new(TunnelEarly::Hold);
+    site.trunk_up(100);
+    let mut client = site.early_client();
+    let stream = site.call(&mut client, "/prices", safe(), b"");
+    site.at_gateway();
+    too_early(&mut site, 1);
+    site.confirm(client.link);
+    site.at_gateway();
+    site.refuse(3, Code::DRAINING, Receipt::NotForwarded);
+    assert_eq!(told(&mut site.wire, &mut client), [format!("{stream} reset draining Refused 0")]);
+    site.is_empty();
+}
+
+#[test]
+fn a_client_that_rests_gives_memory_back_and_one_with_a_stream_at_a_time_never_had_it() {
+    let mut site = Site::new(TunnelEarly::Hold);
+    site.trunk_up(100);
+    let mut client = site.early_client();
+    site.confirm(client.link);
+    let spacious = |site: &Site, link| {
+        let Some(Party::Client(side)) = site.relay.parties.get(link) else { panic!("it is there") };
+        side.connection.is_spacious()
+    };
+    for number in 0..3 {
+        site.call(&mut client, "/a", PLAIN, b"");
+        site.at_gateway();
+        site.answer(1 + 2 * number, 200, true);
+        told(&mut site.wire, &mut client);
+    }
+    site.relay.pass_ended(NOW, &mut site.wire);
+    assert!(!spacious(&site, client.link) && site.relay.resting.is_empty());
+    for _ in 0..9 {
+        site.call(&mut client, "/b", PLAIN, b"");
+    }
+    site.at_gateway();
+    (0..9).for_each(|number| site.answer(7 + 2 * number, 200, true));
+    told(&mut site.wire, &mut client);
+    site.relay.pass_ended(NOW, &mut site.wire);
+    assert!(spacious(&site, client.link));
+    let at = NOW + REST_DELAY;
+    assert_eq!(Role::<Lines>::next_deadline(&site.relay), Some(at));
+    site.relay.due(at, &mut site.wire);
+    assert!(!spacious(&site, client.link), "it woke nobody up for nothing");
+    site.call(&mut client, "/c", PLAIN, b"");
+    assert_eq!(site.at_gateway().last().map(String::as_str), Some("25 /c"));
+}
+
 #[test]
 fn credit_is_given_once_for_what_is_sent_twice() {
     let mut site = Site::new(TunnelEarly::Hold);

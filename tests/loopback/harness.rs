@@ -334,7 +334,13 @@ impl Site {
 
     /// Waits until nothing of a client is left in POP and gateway, and says so if something stays.
     pub fn until_quiet(&self) {
-        let gone = [("connections_open", 0), ("tunnels_open", 0), ("streams_open", 0), ("streams_waiting", 0)];
+        let gone = [
+            ("connections_open", 0),
+            ("tunnels_open", 0),
+            ("streams_open", 0),
+            ("streams_waiting", 0),
+            ("streams_held", 0),
+        ];
         self.pop.until_equal(&gone);
         // Trunks are all the links that a POP without clients has.
         self.pop.until("only trunks are left", |metrics| metrics.get("links_open") == metrics.get("trunks_ready"));

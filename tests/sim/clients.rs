@@ -10,10 +10,13 @@ use trunkline::mmtp::{
     StreamId,
 };
 use trunkline::ring::Fd;
+use trunkline::tls::ClientSettings;
 
+use crate::doorman::{EARLY_DATA_BYTES, Handshake, Visit};
 use crate::net::{Net, Read, note};
+use crate::plan::Handshakes;
 use crate::secure::{Far, Secure, security};
-use crate::truth::{Mode, Outcome, Plan, Service, Truth, body};
+use crate::truth::{Mode, Outcome, Plan, Service, Truth, body, markers};
 
 /// What every step is given.
 pub struct Ctx<'a> {
@@ -23,6 +26,22 @@ pub struct Ctx<'a> {
     pub leaving: bool,
     /// The POP closes connections for reasons of its own.
     pub pop_drains: bool,
+}
+
+/// Connects, and says how the connection opens.
+fn visit(ctx: &mut Ctx<'_>, fd: Fd, settings: &ClientSettings, handshake: Handshake, is_tunnel: bool) -> Secure {
+    let mut secure = Secure::new(fd, settings);
+    secure.early_room = (handshake != Handshake::First).then_some(EARLY_DATA_BYTES);
+    ctx.truth.visits.insert(ctx.net.local(fd), Visit::new(handshake, is_tunnel));
+    secure
+}
+
+/// Notes that the handshake is complete: whatever is left may go. What went before, somebody may have recorded.
+fn look_at_handshake(ctx: &mut Ctx<'_>, secure: &mut Secure) {
+    let confirmed = ctx.truth.visits.get(&ctx.net.local(secure.fd)).is_none_or(|visit| visit.confirmed);
+    if confirmed && secure.early_room.take().is_some() {
+        ctx.truth.flights.push(std::mem::take(&mut secure.flight));
+    }
 }
 
 /// What a client does besides calling.
@@ -40,6 +59,7 @@ pub struct Manners {
     pub corrupt_wire: Option<usize>,
     /// Rubbish among the plaintext, after so many bytes.
     pub corrupt_plain: Option<usize>,
+    pub handshakes: Handshakes,
 }
 
 impl Manners {
@@ -161,7 +181,8 @@ impl MmtpClient {
         self.connect_at = ctx.net.now + Duration::from_millis(50 + self.prng.below(200));
         let Ok(fd) = ctx.net.connect(self.address) else { return true };
         note!(ctx.net, "{} connects fd {}", self.name, fd.0);
-        let mut secure = Secure::new(fd, &security().mmtp_client);
+        let handshake = self.manners.handshakes.next(&mut self.prng);
+        let mut secure = visit(ctx, fd, &security().mmtp_client, handshake, false);
         secure.corrupt_after = self.manners.corrupt_wire.take();
         let mut connection = Connection::new(&self.settings, ctx.net.now);
         connection.start(&mut secure.out);
@@ -215,7 +236,8 @@ impl MmtpClient {
         // Who does not listen does not complete a handshake in time.
         let unheard = link.running.iter().all(|running| !ctx.truth.calls[running.id as usize].at_gateway);
         let deaf = self.manners.deaf.is_some() && unheard;
-        let provoked = deaf || ctx.net.was_faulted(link.secure.fd) || ctx.pop_drains || own;
+        let cut = ctx.truth.visits[&ctx.net.local(link.secure.fd)].cut;
+        let provoked = cut || deaf || ctx.net.was_faulted(link.secure.fd) || ctx.pop_drains || own;
         assert!(!honest || provoked, "unprovoked_loss: {} lost its connection: {why:?}", self.name);
         let sound = link.broken.is_none() && link.secure.tls_error.is_none();
         assert!(!honest || sound, "conformance: {} was sent what breaks the rules: {why:?}", self.name);
@@ -291,6 +313,7 @@ impl MmtpClient {
 
     fn write(&mut self, ctx: &mut Ctx<'_>) -> bool {
         let link = self.link.as_mut().expect("the caller looked");
+        look_at_handshake(ctx, &mut link.secure);
         link.connection.drain(&mut link.secure.out, |_, _, _| {});
         if let Some(after) = self.manners.corrupt_plain
             && self.put_bytes + link.secure.out.plain.len() > after
@@ -385,7 +408,11 @@ fn handle(running: &mut [Running], going_away: &mut bool, event: Event<'_>, trut
             if block.is_interim() {
                 return;
             }
-            let expected = if plan.mode == Mode::NoContent { 204 } else { 200 };
+            let expected = match plan.mode {
+                Mode::NoContent => 204,
+                Mode::Always425 => 425,
+                _ => 200,
+            };
             let hostile = truth.calls[entry.id as usize].hostile;
             assert!(
                 hostile || block.status() == Some(expected),
@@ -458,6 +485,9 @@ fn request(id: u32, plan: &Plan) -> (Vec<u8>, HeaderFlags) {
     }
     if plan.idempotent {
         flags = flags | HeaderFlags::IDEMPOTENT;
+    }
+    if plan.replay_safe {
+        flags = flags | HeaderFlags::REPLAY_SAFE;
     }
     (block, flags)
 }
@@ -565,7 +595,8 @@ impl TunnelClient {
                 return true;
             };
             note!(ctx.net, "{} connects fd {} for {}", self.name, fd.0, self.id);
-            let mut secure = Secure::new(fd, &security().tunnel_client);
+            let handshake = self.manners.handshakes.next(&mut self.prng);
+            let mut secure = visit(ctx, fd, &security().tunnel_client, handshake, true);
             secure.corrupt_after = self.manners.corrupt_wire;
             self.secure = Some(secure);
             ctx.truth.calls[self.id as usize].sent = true;
@@ -593,7 +624,8 @@ impl TunnelClient {
             assert!(hostile || error.is_none(), "conformance: {} was sent what breaks TLS: {error:?}", self.name);
             let plan = &ctx.truth.calls[self.id as usize].plan;
             let clear = ctx.truth.is_clear && !ctx.truth.gateway_died && !ctx.truth.drained && plan.mode != Mode::Break;
-            let own = hostile || self.manners.leaves.is_some() || self.cuts_after.is_some();
+            let cut = ctx.truth.visits[&ctx.net.local(fd)].cut;
+            let own = cut || hostile || self.manners.leaves.is_some() || self.cuts_after.is_some();
             assert!(!clear || own, "clear_weather: {} lost its tunnel ({:?})", self.name, plan);
             self.end(ctx, Outcome::Lost);
             ctx.net.close(fd, false);
@@ -612,6 +644,7 @@ impl TunnelClient {
     fn write(&mut self, ctx: &mut Ctx<'_>) -> bool {
         let plan = ctx.truth.calls[self.id as usize].plan.clone();
         let secure = self.secure.as_mut().expect("the caller made it");
+        look_at_handshake(ctx, secure);
         let whole = PREFACE_BYTES + plan.request_bytes;
         if secure.out.plain.len() < 16 * 1024 && self.sent < whole && secure.is_established() {
             let count = (whole - self.sent).min(1 + self.prng.below(12_000) as usize);
@@ -645,6 +678,66 @@ impl TunnelClient {
             return true;
         }
         false
+    }
+}
+
+/// Somebody who sends what he recorded of others, byte for byte, and can complete no handshake.
+pub struct Replayer {
+    prng: Prng,
+    address: SocketAddr,
+    start_at: Time,
+    secure: Option<Secure>,
+    pub done: bool,
+}
+
+impl Replayer {
+    pub fn new(prng: Prng, address: SocketAddr, start_at: Time) -> Replayer {
+        Replayer { prng, address, start_at, secure: None, done: false }
+    }
+
+    pub fn wake(&self, now: Time) -> Option<Time> {
+        Some(self.start_at).filter(|at| *at > now)
+    }
+
+    pub fn step(&mut self, ctx: &mut Ctx<'_>) -> bool {
+        if self.done || ctx.net.now < self.start_at {
+            return false;
+        }
+        let Some(secure) = self.secure.as_mut() else {
+            self.begin(ctx);
+            return true;
+        };
+        let mut moved = secure.read(ctx.net, &mut self.prng, &mut |_| {});
+        moved |= secure.write(ctx.net, &mut self.prng);
+        if secure.far != Far::Open || ctx.leaving {
+            ctx.net.close(secure.fd, false);
+            self.done = true;
+            return true;
+        }
+        moved
+    }
+
+    fn begin(&mut self, ctx: &mut Ctx<'_>) {
+        let flights = ctx.truth.flights.len() as u64;
+        let flight = (flights > 0).then(|| ctx.truth.flights[self.prng.below(flights) as usize].clone());
+        let (Some(flight), false) = (flight, ctx.leaving) else {
+            self.done = true;
+            return;
+        };
+        let Ok(fd) = ctx.net.connect(self.address) else {
+            self.done = true;
+            return;
+        };
+        note!(ctx.net, "a replayer connects fd {} with {} bytes", fd.0, flight.len());
+        for (id, check) in markers(&flight) {
+            if let Some(call) = ctx.truth.call(id, check) {
+                call.replayed = true;
+            }
+        }
+        let handshake = Handshake::Never(Duration::from_millis(self.prng.below(4000)));
+        let mut secure = visit(ctx, fd, &security().mmtp_client, handshake, false);
+        secure.out.plain = flight;
+        self.secure = Some(secure);
     }
 }
 

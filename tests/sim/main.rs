@@ -4,6 +4,7 @@
 //! `TRUNKLINE_SIM_SEEDS=10000 cargo test --test sim` runs so many. See `docs/TESTING.md`.
 
 mod clients;
+mod doorman;
 mod net;
 mod origins;
 mod plan;

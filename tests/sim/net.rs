@@ -568,6 +568,11 @@ impl Net {
         self.close(fd, reset);
     }
 
+    /// The address of this end.
+    pub fn local(&self, fd: Fd) -> SocketAddr {
+        self.sockets[fd.0 as usize].local
+    }
+
     pub fn peer(&self, fd: Fd) -> Option<SocketAddr> {
         let socket = &self.sockets[fd.0 as usize];
         (socket.error.is_none() && socket.connected).then_some(socket.remote)

@@ -28,6 +28,8 @@ struct Exchange {
     id: u32,
     check: u16,
     mode: Mode,
+    /// It is said to have come in early data.
+    early: bool,
     head: bool,
     chunked: bool,
     request_bytes: usize,
@@ -211,9 +213,7 @@ impl Conn {
                 over
             }
             // A bare FIN ends an HTTP connection, whatever was going on.
-            Some(Then::Hang) | None
-                if self.ended && self.exchange.as_ref().is_none_or(|one| one.mode.number() < 14) =>
-            {
+            Some(Then::Hang) | None if self.ended && self.exchange.as_ref().is_none_or(|one| one.mode.is_http()) => {
                 self.close(ctx, false);
                 true
             }
@@ -264,11 +264,14 @@ impl Conn {
         };
         note!(ctx.net, "origin reads {method} {path} on fd {}", self.fd.0);
         let (id, check, mode, response_bytes) = known.unwrap_or((u32::MAX, 0, Mode::Length, 3));
-        ctx.truth.origin_read_head(id, check, method);
+        let early = field("early-data").is_some_and(|value| value == "1");
+        assert_eq!(early, field("early-data").is_some(), "upstream_conformance: {text}");
+        ctx.truth.origin_read_head(id, check, method, early, matches!(mode, Mode::TooEarly | Mode::Always425));
         self.exchange = Some(Exchange {
             id,
             check,
             mode,
+            early,
             head: method == "HEAD",
             chunked,
             request_bytes: length.unwrap_or(0),
@@ -330,7 +333,12 @@ impl Conn {
         if let Some(call) = ctx.truth.call(id, exchange.check) {
             call.origin_wrote = call.origin_wrote.max(content.len());
         }
-        let length = format!("HTTP/1.1 200 OK\r\nContent-Length: {whole}\r\nX-Id: {id}\r\n\r\n").into_bytes();
+        let status = match mode {
+            Mode::TooEarly if exchange.early => "425 Too Early",
+            Mode::Always425 => "425 Too Early",
+            _ => "200 OK",
+        };
+        let length = format!("HTTP/1.1 {status}\r\nContent-Length: {whole}\r\nX-Id: {id}\r\n\r\n").into_bytes();
         let chunked = matches!(mode, Mode::Chunks | Mode::CutChunks);
         let head = match mode {
             Mode::Chunks | Mode::CutChunks => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
@@ -417,11 +425,12 @@ impl Conn {
         let mode = Mode::from_number(preface[1]).filter(|mode| Mode::TUNNEL.contains(mode));
         let (Some(mode), b'T') = (mode, preface[0]) else { return self.close(ctx, false) };
         note!(ctx.net, "origin reads the preface of {id} on fd {}", self.fd.0);
-        ctx.truth.origin_read_head(id, check, "CONNECT");
+        ctx.truth.origin_read_head(id, check, "CONNECT", false, false);
         self.exchange = Some(Exchange {
             id,
             check,
             mode,
+            early: false,
             head: false,
             chunked: false,
             request_bytes: number(12) as usize,

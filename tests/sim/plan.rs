@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use trunkline::base::prng::Prng;
 use trunkline::base::time::Time;
+use trunkline::relay::TunnelEarly;
 
 use crate::clients::Manners;
+use crate::doorman::Handshake;
 use crate::net::Weather;
 use crate::truth::{Mode, Plan, Service};
 
@@ -39,6 +41,11 @@ pub struct Scenario {
     pub hostile: bool,
     pub rude: bool,
     pub bulk: bool,
+    /// Some connections open early.
+    pub early: bool,
+    /// Somebody sends recorded first flights again.
+    pub replayers: u64,
+    pub tunnel_early: TunnelEarly,
     pub events: Vec<(Duration, Event)>,
     /// Instead of clients that the seed decides.
     pub guests: Vec<Guest>,
@@ -53,13 +60,15 @@ pub struct Guest {
     pub deaf: Option<(Duration, Duration)>,
     /// Gives no credit back before this, from the start.
     pub stingy_until: Option<Duration>,
+    /// How its connections open.
+    pub handshake: Handshake,
     /// Calls and when they are made. A tunnel makes one.
     pub calls: Vec<(Duration, Plan)>,
 }
 
 impl Guest {
     pub fn new(calls: Vec<(Duration, Plan)>) -> Guest {
-        Guest { leaves: None, deaf: None, stingy_until: None, calls }
+        Guest { leaves: None, deaf: None, stingy_until: None, handshake: Handshake::First, calls }
     }
 }
 
@@ -77,6 +86,7 @@ impl Plan {
             mode,
             method,
             idempotent: false,
+            replay_safe: false,
             request_bytes,
             response_bytes,
             length_known: true,
@@ -107,6 +117,9 @@ impl Scenario {
             hostile: false,
             rude: false,
             bulk: false,
+            early: false,
+            replayers: 0,
+            tunnel_early: TunnelEarly::Hold,
             events: Vec::new(),
             guests,
         }
@@ -145,12 +158,15 @@ impl Scenario {
             trunk_stream_credit: [16, 64, 256][prng.below(3) as usize] * 1024,
             client_stream_credit: [16, 64][prng.below(2) as usize] * 1024,
             mmtp_clients: prng.below(4),
-            calls_max: 1 + prng.below(12),
+            calls_max: if !is_clear && prng.chance(8) { 60 } else { 1 + prng.below(12) },
             tunnel_clients: prng.below(3),
             strangers: if prng.chance(4) { 1 + prng.below(2) } else { 0 },
             hostile: prng.chance(4),
             rude: !is_clear && prng.chance(2),
             bulk: prng.chance(12),
+            early: prng.chance(2),
+            replayers: if prng.chance(4) { 1 + prng.below(3) } else { 0 },
+            tunnel_early: [TunnelEarly::Hold, TunnelEarly::Allow][prng.below(2) as usize],
             events,
             guests: Vec::new(),
         }
@@ -188,8 +204,46 @@ fn storm(prng: &mut Prng) -> Weather {
     }
 }
 
+/// What a client's ClientHello needs at most.
+const CLIENT_HELLO_BYTES: usize = 300;
+
+fn handshakes(prng: &mut Prng, scenario: &Scenario) -> Handshakes {
+    if !scenario.early || prng.chance(3) {
+        return Handshakes::Always(Handshake::First);
+    }
+    Handshakes::Any { may_fail: !scenario.is_clear }
+}
+
+/// How a client's connections open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Handshakes {
+    Always(Handshake),
+    Any { may_fail: bool },
+}
+
+impl Default for Handshakes {
+    fn default() -> Handshakes {
+        Handshakes::Always(Handshake::First)
+    }
+}
+
+impl Handshakes {
+    pub fn next(self, prng: &mut Prng) -> Handshake {
+        match self {
+            Handshakes::Always(handshake) => handshake,
+            Handshakes::Any { may_fail } if may_fail && prng.chance(5) => {
+                Handshake::Never(Duration::from_millis(prng.below(4000)))
+            }
+            Handshakes::Any { .. } => {
+                let most = [1, 50, 1000][prng.below(3) as usize];
+                Handshake::After(Duration::from_millis(prng.below(most)))
+            }
+        }
+    }
+}
+
 pub fn manners(prng: &mut Prng, scenario: &Scenario, start: Time) -> Manners {
-    let mut manners = Manners::default();
+    let mut manners = Manners { handshakes: handshakes(prng, scenario), ..Manners::default() };
     let at = |prng: &mut Prng| start + Duration::from_millis(prng.below(2500));
     if prng.chance(8) {
         let from = at(prng);
@@ -202,7 +256,8 @@ pub fn manners(prng: &mut Prng, scenario: &Scenario, start: Time) -> Manners {
         let most = [200, 2000, 20_000][prng.below(3) as usize];
         let after = prng.below(most) as usize;
         if prng.chance(2) {
-            manners.corrupt_wire = Some(after);
+            // Not in the ClientHello: rustls shuffles its extensions, so what a byte there means is no matter of the seed.
+            manners.corrupt_wire = Some(CLIENT_HELLO_BYTES + after);
         } else {
             manners.corrupt_plain = Some(after);
         }
@@ -239,15 +294,18 @@ pub fn plan(prng: &mut Prng, scenario: &Scenario, service: Service) -> Plan {
     let has_body = !is_http || method == "POST" || method == "PUT";
     let request_bytes = if has_body { size(prng, scenario.bulk) } else { 0 };
     let response_bytes = size(prng, scenario.bulk);
-    Plan {
+    let mut plan = Plan {
         service,
         mode,
         method,
         idempotent: is_http && prng.chance(4),
+        replay_safe: false,
         request_bytes,
         response_bytes,
         length_known: prng.chance(2),
         priority: prng.below(8) as u8,
         cancel_after: prng.chance(12).then(|| prng.below(response_bytes as u64 + 1) as usize),
-    }
+    };
+    plan.replay_safe = plan.is_repeatable() && prng.chance(2);
+    plan
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use trunkline::mmtp::{Code, Receipt};
+
 use crate::check;
+use crate::doorman::Handshake;
 use crate::plan::{Event, Guest, Scenario};
 use crate::truth::{Mode, Outcome, Plan, Service};
 use crate::world::World;
@@ -108,6 +111,50 @@ fn a_stream_of_a_trunk_that_is_gone_touches_nothing_on_the_next() {
         scenario.is_clear = false;
         scenario.events = vec![(at_ms(800), Event::GatewayDies { index: 0, back_after: at_ms(50) })];
         check(&scenario);
+    }
+}
+
+/// [M 2.5-4], [M 2.5-5]: what came early and met a 425 has its answer after the handshake, and a 425 to what did not is
+/// passed on.
+#[test]
+fn what_is_too_early_for_an_origin_is_answered_after_the_handshake() {
+    for (seed, mode) in (0..40).zip([Mode::TooEarly, Mode::Always425].into_iter().cycle()) {
+        let call = |at: u64, response_bytes| {
+            let plan = Plan::new(Service::Http, mode, "GET", 0, response_bytes);
+            (at_ms(200 + at * 13), Plan { replay_safe: true, ..plan })
+        };
+        let calls = vec![call(0, 300), call(0, 5000), call(1, 0), call(2, 40)];
+        let after = [1, 20, 150, 700][seed as usize % 4];
+        let guest = Guest { handshake: Handshake::After(at_ms(after)), ..Guest::new(calls) };
+        let scenario = Scenario::with_guests(seed, vec![guest]);
+        check(&scenario);
+        let mut world = World::new(scenario, false);
+        world.run();
+        let truth = world.truth.borrow();
+        assert!(truth.calls.iter().all(|call| call.outcome == Some(Outcome::Done)), "{:?}", truth.calls);
+        let early = truth.calls.iter().filter(|call| call.went_early).count() as u64;
+        let repeated: u64 = world.final_counters.iter().map(|counters| counters.streams_early_repeated).sum();
+        assert_eq!(early, repeated, "each that went early went again (seed {seed})");
+    }
+}
+
+/// [M 2.5-1]: who asks for more in early data than is held is told so, and what is held is served.
+#[test]
+fn more_early_streams_than_are_held_are_refused() {
+    for seed in 0..10 {
+        let call = || (at_ms(200), Plan::new(Service::Http, Mode::Length, "POST", 0, 100));
+        let guest = Guest { handshake: Handshake::After(at_ms(800)), ..Guest::new(vec![call(); 40]) };
+        let mut scenario = Scenario::with_guests(seed, vec![guest]);
+        scenario.is_clear = false;
+        scenario.weather.latency_max = at_ms(5);
+        let mut world = World::new(scenario, false);
+        world.run();
+        let truth = world.truth.borrow();
+        let refused = |call: &&crate::truth::Call| {
+            matches!(call.outcome, Some(Outcome::Failed { code: Code::OVERLOADED, receipt: Receipt::Refused }))
+        };
+        let done = truth.calls.iter().filter(|call| call.outcome == Some(Outcome::Done)).count();
+        assert_eq!((done, truth.calls.iter().filter(refused).count()), (16, 24), "seed {seed}");
     }
 }
 

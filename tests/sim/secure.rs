@@ -123,6 +123,10 @@ pub struct Secure {
     /// After so many sealed bytes one is changed.
     pub corrupt_after: Option<usize>,
     sent_bytes: usize,
+    /// While the handshake is not complete (see `doorman`): how much more early data the server takes.
+    pub early_room: Option<usize>,
+    /// What went out as early data.
+    pub flight: Vec<u8>,
 }
 
 impl Secure {
@@ -142,6 +146,8 @@ impl Secure {
             tls_error: None,
             corrupt_after: None,
             sent_bytes: 0,
+            early_room: None,
+            flight: Vec::new(),
         }
     }
 
@@ -219,15 +225,20 @@ impl Secure {
             return false;
         }
         if self.session.is_established() && !self.goodbye_sealed {
-            while !self.out.plain.is_empty() {
+            while !self.out.plain.is_empty() && self.early_room != Some(0) {
                 let most = if prng.chance(3) { 1 + prng.below(2000) as usize } else { PLAINTEXT_BYTES_MAX };
+                let most = most.min(self.early_room.unwrap_or(PLAINTEXT_BYTES_MAX));
                 let count = most.min(self.out.plain.len()).min(PLAINTEXT_BYTES_MAX);
+                if let Some(room) = &mut self.early_room {
+                    *room -= count;
+                    self.flight.extend_from_slice(&self.out.plain[..count]);
+                }
                 let start = self.sealed.len();
                 self.sealed.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
                 self.sealed.extend(self.out.plain.drain(..count));
                 self.session.seal(&mut self.sealed, start).expect("established and not said goodbye");
             }
-            if self.goodbye {
+            if self.goodbye && self.out.plain.is_empty() {
                 self.session.put_close_notify(&mut self.sealed);
                 self.goodbye_sealed = true;
             }

@@ -10,7 +10,7 @@ use crate::truth::Outcome;
 use crate::world::World;
 
 /// Counters that must have moved, on a POP or a gateway, once enough seeds were played.
-const MUST_MOVE: [&str; 21] = [
+const MUST_MOVE: [&str; 25] = [
     "accept_errors",
     "handshakes_failed",
     "tls_errors",
@@ -32,13 +32,17 @@ const MUST_MOVE: [&str; 21] = [
     "trailers_dropped",
     "connections_accepted",
     "upstream_dialed",
+    "streams_early action=\"forwarded\"",
+    "streams_early action=\"held\"",
+    "streams_early action=\"repeated\"",
+    "streams_early action=\"refused\"",
 ];
 
 /// Sums over runs.
 #[derive(Default)]
 pub struct Tally {
     outcomes: BTreeMap<&'static str, u64>,
-    counters: BTreeMap<&'static str, u64>,
+    counters: BTreeMap<String, u64>,
 }
 
 impl Tally {
@@ -51,7 +55,11 @@ impl Tally {
 
     fn add_counters(&mut self, counters: &Counters) {
         for (described, value) in DESCRIPTIONS.iter().zip(counters.values()) {
-            *self.counters.entry(described.name).or_default() += value;
+            let name = match described.labels {
+                "" => described.name.to_owned(),
+                labels => format!("{} {labels}", described.name),
+            };
+            *self.counters.entry(name).or_default() += value;
         }
     }
 

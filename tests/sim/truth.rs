@@ -2,7 +2,12 @@
 //!
 //! A violated invariant is a panic whose message begins with its name; `docs/TESTING.md` lists the names.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
 use trunkline::mmtp::{Code, Receipt};
+
+use crate::doorman::Visit;
 
 /// How a request travels, and what its origin does with it. All of it is in the bytes of the request, so that origins
 /// need no memory of plans.
@@ -36,6 +41,10 @@ pub enum Mode {
     Reset,
     /// HTTP: an answer and the end of the connection, with the request unread.
     Rude,
+    /// HTTP: 425 to what came early, else a body with its length.
+    TooEarly,
+    /// HTTP: 425, whatever came.
+    Always425,
     /// Tunnel: every byte comes back, and the end behind them.
     Echo,
     /// Tunnel: bytes come once the client's direction has ended.
@@ -47,7 +56,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    pub const HTTP: [Mode; 14] = [
+    pub const HTTP: [Mode; 16] = [
         Mode::Length,
         Mode::Chunks,
         Mode::UntilClose,
@@ -62,12 +71,18 @@ impl Mode {
         Mode::Stale,
         Mode::Reset,
         Mode::Rude,
+        Mode::TooEarly,
+        Mode::Always425,
     ];
     pub const TUNNEL: [Mode; 4] = [Mode::Echo, Mode::AfterEnd, Mode::EarlyEnd, Mode::Break];
 
     pub fn number(self) -> u8 {
         let all = Mode::HTTP.iter().chain(&Mode::TUNNEL);
         all.clone().position(|mode| *mode == self).expect("every mode is listed") as u8
+    }
+
+    pub fn is_http(self) -> bool {
+        Mode::HTTP.contains(&self)
     }
 
     pub fn from_number(number: u8) -> Option<Mode> {
@@ -101,6 +116,8 @@ pub struct Plan {
     pub mode: Mode,
     pub method: &'static str,
     pub idempotent: bool,
+    /// May be forwarded from early data.
+    pub replay_safe: bool,
     pub request_bytes: usize,
     pub response_bytes: usize,
     /// The request says how long its body is.
@@ -144,6 +161,10 @@ pub enum Outcome {
 pub struct Call {
     pub plan: Plan,
     pub hostile: bool,
+    /// Somebody sends its first flight again.
+    pub replayed: bool,
+    /// It went to a trunk as early.
+    pub went_early: bool,
     pub sent: bool,
     /// The gateway's role saw its HEADERS.
     pub at_gateway: bool,
@@ -167,7 +188,23 @@ pub struct Truth {
     pub drained: bool,
     /// Kept-alive connections that origins closed by themselves.
     pub stale_closes: u32,
+    /// Connections whose handshake is not simply complete first, by the client's address.
+    pub visits: BTreeMap<SocketAddr, Visit>,
+    /// Early data that somebody recorded.
+    pub flights: Vec<Vec<u8>>,
 }
+
+/// The numbers and checks in the markers among `bytes`.
+pub fn markers(bytes: &[u8]) -> Vec<(u32, u16)> {
+    let marker = |at: usize| {
+        let end = memchr::memchr(b';', &bytes[at..]).filter(|end| *end < MARKER_BYTES_MAX)?;
+        let (id, check) = std::str::from_utf8(&bytes[at + 2..at + end]).ok()?.split_once('-')?;
+        Some((id.parse().ok()?, u16::from_str_radix(check, 16).ok()?))
+    };
+    memchr::memmem::find_iter(bytes, b"q=").filter_map(marker).collect()
+}
+
+pub const MARKER_BYTES_MAX: usize = 24;
 
 /// A byte of a body. `to_origin` bodies and answers differ.
 pub fn byte_at(id: u32, to_origin: bool, at: usize) -> u8 {
@@ -182,13 +219,24 @@ pub fn body(id: u32, to_origin: bool, from: usize, count: usize) -> Vec<u8> {
 
 impl Truth {
     pub fn new(is_clear: bool, is_narrow: bool) -> Truth {
-        Truth { calls: Vec::new(), is_clear, is_narrow, gateway_died: false, drained: false, stale_closes: 0 }
+        Truth {
+            calls: Vec::new(),
+            is_clear,
+            is_narrow,
+            gateway_died: false,
+            drained: false,
+            stale_closes: 0,
+            visits: BTreeMap::new(),
+            flights: Vec::new(),
+        }
     }
 
     pub fn add(&mut self, plan: Plan, hostile: bool) -> u32 {
         self.calls.push(Call {
             plan,
             hostile,
+            replayed: false,
+            went_early: false,
             sent: false,
             at_gateway: false,
             at_origin: 0,
@@ -218,8 +266,12 @@ impl Truth {
 
     // ---- what origins saw ----
 
-    pub fn origin_read_head(&mut self, id: u32, check: u16, method: &str) {
+    pub fn origin_read_head(&mut self, id: u32, check: u16, method: &str, early: bool, refused: bool) {
         let Some(call) = self.call(id, check) else { return };
+        assert!(!early || call.went_early, "early_exact: request {id} was early at its origin and never went so");
+        if early && refused {
+            return; // 425: nothing was done
+        }
         call.at_origin += 1;
         assert!(call.sent, "bytes_exact: request {id} reached an origin and was never sent");
         assert!(call.hostile || call.plan.method == method, "bytes_exact: method of {id} became {method}");
@@ -282,7 +334,7 @@ impl Truth {
         let call = &mut self.calls[id as usize];
         assert_eq!(call.outcome, None, "one_outcome: call {id} ended twice");
         call.outcome = Some(outcome);
-        if call.hostile {
+        if call.hostile || call.replayed {
             return;
         }
         let Call { plan, at_gateway, at_origin, .. } = call;
@@ -314,8 +366,10 @@ impl Truth {
         let refused = plan.service == Service::Nobody;
         // A request on a connection that its origin closed is moved when that is safe, and its bytes are still held.
         let movable = plan.is_repeatable() && plan.request_bytes < 60_000;
-        let crowded = is_narrow && matches!(outcome, Outcome::Failed { code: Code::NO_ROUTE, .. });
-        let excused = refused || crowded || !plan.mode.is_answered() || (stale && !movable);
+        let crowded = is_narrow && matches!(outcome, Outcome::Failed { code: Code::OVERLOADED, .. });
+        // It is sent again only if all of it could be kept.
+        let early = plan.replay_safe && matches!(outcome, Outcome::Failed { code: Code::TOO_EARLY, .. });
+        let excused = refused || crowded || early || !plan.mode.is_answered() || (stale && !movable);
         assert!(moved_on || excused, "clear_weather: call {id} {plan:?} ended with {outcome:?}");
         if let Outcome::Failed { code, .. } = outcome
             && refused

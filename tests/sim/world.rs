@@ -17,13 +17,14 @@ use trunkline::mmtp::{Agent, CreditPolicy, Settings, Side};
 use trunkline::relay::{Relay, RelaySettings, TunnelSettings};
 use trunkline::worker::{Command, ListenerPlan, Shared, Worker, WorkerSettings};
 
-use crate::clients::{Ctx, Manners, MmtpClient, Stranger, TunnelClient};
+use crate::clients::{Ctx, Manners, MmtpClient, Replayer, Stranger, TunnelClient};
+use crate::doorman::Doorman;
 use crate::net::{Net, Owner, Weather, note};
 use crate::origins::Origin;
-use crate::plan::{Scenario, manners, plan};
+use crate::plan::{Handshakes, Scenario, manners, plan};
 use crate::ring::FakeRing;
 use crate::secure::security;
-use crate::truth::{Service, Truth};
+use crate::truth::{MARKER_BYTES_MAX, Service, Truth, markers};
 
 /// A gateway's role with somebody who writes down which requests it saw.
 pub struct Witness {
@@ -33,19 +34,12 @@ pub struct Witness {
     tails: SideTable<Vec<u8>>,
 }
 
-const MARKER_BYTES_MAX: usize = 24;
-
 impl Witness {
     fn look(&mut self, link: LinkId, bytes: &[u8]) {
         let Some(tail) = self.tails.get_mut(link) else { return };
         tail.extend_from_slice(bytes);
-        for at in memchr::memmem::find_iter(tail, b"q=") {
-            let Some(end) = memchr::memchr(b';', &tail[at..]).filter(|end| *end < MARKER_BYTES_MAX) else { continue };
-            let text = std::str::from_utf8(&tail[at + 2..at + end]).unwrap_or("");
-            let Some((id, check)) = text.split_once('-') else { continue };
-            if let (Ok(id), Ok(check)) = (id.parse(), u16::from_str_radix(check, 16))
-                && let Some(call) = self.truth.borrow_mut().call(id, check)
-            {
+        for (id, check) in markers(tail) {
+            if let Some(call) = self.truth.borrow_mut().call(id, check) {
                 call.at_gateway = true;
             }
         }
@@ -100,7 +94,7 @@ impl<W: Wire> Role<W> for Witness {
     }
 }
 
-type PopWorker = Worker<FakeRing, Relay>;
+type PopWorker = Worker<FakeRing, Doorman>;
 type GatewayWorker = Worker<FakeRing, Witness>;
 
 struct Process<W> {
@@ -129,6 +123,7 @@ pub struct World {
     mmtp_clients: Vec<MmtpClient>,
     tunnel_clients: Vec<TunnelClient>,
     strangers: Vec<Stranger>,
+    replayers: Vec<Replayer>,
     origins: Vec<Origin>,
     /// Counters of every worker that ended in order.
     pub final_counters: Vec<Counters>,
@@ -185,7 +180,8 @@ impl World {
         let relay = Relay::new(relay_settings(&scenario), Prng::new(prng.next_u64()));
         let shared = Arc::new(Shared::new(1));
         let ring = FakeRing::new(net.clone(), pop_host);
-        let worker = Worker::new(ring, relay, worker_settings(pop_fd, true), shared.clone());
+        let role = Doorman::new(relay, truth.clone(), scenario.tunnel_early);
+        let worker = Worker::new(ring, role, worker_settings(pop_fd, true), shared.clone());
         let origins = (0..3).map(|index| Origin::new(origin_address(index), index > 0, Prng::new(prng.next_u64())));
         let mut world = World {
             origins: origins.collect(),
@@ -195,6 +191,7 @@ impl World {
             mmtp_clients: Vec::new(),
             tunnel_clients: Vec::new(),
             strangers: Vec::new(),
+            replayers: Vec::new(),
             final_counters: Vec::new(),
             leaving: false,
             stopping: false,
@@ -269,6 +266,7 @@ impl World {
                 leaves: guest.leaves.map(|(at, gently)| (start + at, gently)),
                 deaf: guest.deaf.map(|(from, until)| (start + from, start + until)),
                 stingy_until: guest.stingy_until.map(from_start),
+                handshakes: Handshakes::Always(guest.handshake),
                 ..Manners::default()
             };
             let mut truth = self.truth.borrow_mut();
@@ -286,6 +284,10 @@ impl World {
             let seed = prng.next_u64();
             let stranger = Stranger::new(Prng::new(seed), pop_address(), at(prng, 2500));
             self.strangers.push(stranger);
+        }
+        for _ in 0..self.scenario.replayers {
+            let seed = prng.next_u64();
+            self.replayers.push(Replayer::new(Prng::new(seed), pop_address(), at(prng, 4500)));
         }
     }
 
@@ -362,6 +364,9 @@ impl World {
         for stranger in &mut self.strangers {
             moved |= stranger.step(&mut ctx);
         }
+        for replayer in &mut self.replayers {
+            moved |= replayer.step(&mut ctx);
+        }
         for origin in &mut self.origins {
             moved |= origin.step(&mut ctx);
         }
@@ -375,8 +380,15 @@ impl World {
         let tunnels = self.tunnel_clients.iter().filter(|client| !client.done).filter_map(|client| client.wake(now));
         let strangers = self.strangers.iter().filter(|client| !client.done).filter_map(|client| client.wake(now));
         let origins = self.origins.iter().filter_map(|origin| origin.wake(now));
+        let replayers = self.replayers.iter().filter(|client| !client.done).filter_map(|client| client.wake(now));
         let returns = self.returns.iter().copied().flatten().filter(|at| *at > now);
-        mmtp.chain(tunnels).chain(strangers).chain(origins).chain(returns).chain(net.next_event()).min()
+        mmtp.chain(tunnels)
+            .chain(strangers)
+            .chain(replayers)
+            .chain(origins)
+            .chain(returns)
+            .chain(net.next_event())
+            .min()
     }
 
     /// Moves on: one round, and time when nothing else moves.
@@ -515,7 +527,7 @@ impl World {
     /// The POP's worker returned.
     fn pop_over(&mut self) {
         let worker = self.pop.worker.take().expect("it just passed");
-        assert_eq!(worker.role().stream_count(), 0, "nothing_left: streams of a POP that is over");
+        assert_eq!(worker.role().relay.stream_count(), 0, "nothing_left: streams of a POP that is over");
         self.check_over(self.pop.host, worker.counters(), "POP");
         self.final_counters.push(worker.counters().clone());
     }
@@ -557,7 +569,8 @@ impl World {
     fn is_quiet(&mut self) -> bool {
         let gone = self.mmtp_clients.iter().all(|client| client.done)
             && self.tunnel_clients.iter().all(|client| client.done)
-            && self.strangers.iter().all(|stranger| stranger.done);
+            && self.strangers.iter().all(|stranger| stranger.done)
+            && self.replayers.iter().all(|replayer| replayer.done);
         let trunks: u64 = self
             .gateways
             .iter()
@@ -577,8 +590,8 @@ impl World {
         let counters = pop.counters();
         gone && counters.connections_open == 0
             && counters.links_open == self.trunks() as u64
-            && pop.role().pool().ready() == self.trunks()
-            && pop.role().stream_count() == 0
+            && pop.role().relay.pool().ready() == self.trunks()
+            && pop.role().relay.stream_count() == 0
             && gateways
     }
 
@@ -603,8 +616,8 @@ impl World {
         };
         let counters = pop.counters();
         check_gauges(counters, "POP");
-        assert_eq!(pop.role().stream_count(), 0, "nothing_left: streams of the POP");
-        assert_eq!(pop.role().pool().ready(), self.trunks(), "recovery: every trunk is up at the end");
+        assert_eq!(pop.role().relay.stream_count(), 0, "nothing_left: streams of the POP");
+        assert_eq!(pop.role().relay.pool().ready(), self.trunks(), "recovery: every trunk is up at the end");
         assert_eq!(counters.trunks_ready, self.trunks() as u64, "recovery: trunks_ready counts the trunks");
         assert_eq!(counters.links_open, self.trunks() as u64, "nothing_left: links_open of the POP");
         assert_eq!(trunks_total, self.trunks() as u64, "nothing_left: a gateway holds trunks that the POP has not");
@@ -638,7 +651,7 @@ impl World {
             assert!(patience(process.drain_until), "drain_in_time: a gateway is still there");
         }
         let Some(worker) = self.pop.worker.as_ref() else { return };
-        for trunk in worker.role().pool().trunks() {
+        for trunk in worker.role().relay.pool().trunks() {
             let Some(connection) = trunk.connection.as_ref() else { continue };
             let most = connection.open_streams() * self.scenario.stream_queue_max();
             let queued = connection.queued_bytes();
@@ -656,6 +669,7 @@ fn check_gauges(counters: &Counters, who: &str) {
         ("connections_open", counters.connections_open),
         ("streams_open", counters.streams_open),
         ("streams_waiting", counters.streams_waiting),
+        ("streams_held", counters.streams_held),
         ("tunnels_open", counters.tunnels_open),
     ];
     for (name, value) in gauges {
