@@ -1073,3 +1073,35 @@ fn early_calls_that_went_into_the_void_are_made_again() {
     assert_eq!((&response.body[..], response.report.restarts), (&b"/x"[..], 1));
     assert_eq!(response.report.early, EarlyData::No);
 }
+
+/// Whether this kernel opens listeners and connections with TCP Fast Open unasked: see docs/TESTING.md.
+#[cfg(target_os = "linux")]
+fn kernel_opens_fast() -> bool {
+    const CLIENT_SERVER_AND_EVERY_LISTENER: u32 = 1 | 2 | 0x400;
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").unwrap_or_default();
+    let bits: u32 = text.trim().parse().unwrap_or(0);
+    bits & CLIENT_SERVER_AND_EVERY_LISTENER == CLIENT_SERVER_AND_EVERY_LISTENER
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn with_fast_open_the_first_bytes_leave_with_the_syn() {
+    if !kernel_opens_fast() {
+        println!("skipped: net.ipv4.tcp_fastopen is not 1027");
+        return;
+    }
+    let store = ticket_store();
+    let (server, told) = one_call_each(move |_| resuming(&store, true));
+    let client = client();
+    let mut opened = Vec::new();
+    for _ in 0..4 {
+        let response = call_anew(&client, Request::get(server.url("/x")).replay_safe(true));
+        opened.push((response.report.fast_open, response.report.early));
+        told.recv().expect("the server runs");
+    }
+    // The first connection asks for the cookie.
+    assert_eq!(opened[0], (false, EarlyData::No));
+    assert!(opened[1..].iter().all(|outcome| *outcome == (true, EarlyData::Accepted)), "{opened:?}");
+    let plain = builder().fast_open(false).build().expect("valid");
+    assert!(!plain.call(Request::get(server.url("/x"))).expect("an answer").report.fast_open);
+}

@@ -135,8 +135,9 @@ impl Driver {
         let Some(socket) = fast_open::socket(address) else { return self.begin_attempt(key, address) };
         let Some(pool) = self.links.get(key).map(|link| link.pool) else { return Ok(()) };
         let token = self.next_token();
-        let mut session =
-            self.secured(pool, Attempt { token, socket, address }).map_err(|failure| failure.to_string())?;
+        let Ok(mut session) = self.secured(pool, Attempt { token, socket, address }) else {
+            return self.begin_attempt(key, address); // whose failure says why
+        };
         (session.is_readable, session.is_writable) = (false, false);
         if let Some(Link { phase: Phase::Dialing { plan, head, .. }, .. }) = self.links.get_mut(key) {
             plan.again(address);
