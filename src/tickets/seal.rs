@@ -1,7 +1,7 @@
 //! The sealed form of a ticket's value, for a store outside the process: it can neither be read there, nor changed, nor
 //! put in another ticket's place.
 //!
-//! Owns the keys of a group of nodes; draws no nonces (the caller hands them in) and reads no file. Layout: version, key
+//! Owns the keys of a group of nodes; draws no nonces (the caller hands them in). Layout: version, key
 //! id (4 bytes), nonce (12), AES-256-GCM ciphertext with tag (16). Authenticated beside it: ticket id, realm and name.
 //! Nonces are random: one key is good for 2^32 values (NIST SP 800-38D, 8.3), 49 days at 1000 a second.
 
@@ -9,7 +9,6 @@ use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::digest::{SHA256, digest};
-use toml::de::{DeTable, DeValue};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{Binding, TICKET_ID_BYTES, TicketId};
@@ -24,7 +23,8 @@ pub const SEALED_BYTES_MAX: usize = 2048;
 pub const OVERHEAD_BYTES: usize = HEAD_BYTES + TAG_BYTES;
 
 const VERSION: u8 = 1;
-const KEY_BYTES: usize = 32;
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 32;
 const KEY_ID_BYTES: usize = 4;
 const HEAD_BYTES: usize = 1 + KEY_ID_BYTES + NONCE_BYTES;
 const TAG_BYTES: usize = 16;
@@ -58,119 +58,11 @@ pub struct Keys {
     others: Vec<Key>,
 }
 
-/// What is wrong with a file of keys. Never shows a part of a key.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum KeysError {
-    /// It is no TOML.
-    Syntax {
-        /// From 1; 0 when it is not known.
-        line: usize,
-        /// What the parser says, without the text it stumbled over.
-        what: String,
-    },
-    /// There is no `current`.
-    NoCurrent,
-    /// A name that is none of the three.
-    UnknownName(String),
-    /// A key is no string of 64 hexadecimal digits.
-    NotHex {
-        /// Which of the three.
-        name: &'static str,
-        /// How many characters it has; `None` when it is no string.
-        length: Option<usize>,
-    },
-    /// A key is one byte over and over, as in an example.
-    Weak(&'static str),
-    /// Two are the same.
-    Same(&'static str, &'static str),
-}
-
-impl KeysError {
-    /// The name of the key it is about; empty for the file.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            KeysError::Syntax { .. } => "",
-            KeysError::NoCurrent => "current",
-            KeysError::UnknownName(name) => name,
-            KeysError::NotHex { name, .. } | KeysError::Weak(name) | KeysError::Same(_, name) => name,
-        }
-    }
-
-    /// What to do about it, without a full stop.
-    #[must_use]
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            KeysError::Syntax { .. } => "write lines such as current = \"…\", with 64 hexadecimal digits in quotes",
-            KeysError::UnknownName(_) => "name keys current, next or previous, and nothing else",
-            KeysError::NoCurrent | KeysError::NotHex { .. } | KeysError::Weak(_) => {
-                "make a key with `openssl rand -hex 32`, and give all nodes of the group the same"
-            }
-            KeysError::Same(..) => "leave one of them out: next and previous may be missing",
-        }
-    }
-}
-
-impl fmt::Display for KeysError {
-    /// What is wrong, without a full stop.
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            KeysError::Syntax { line: 0, what } => write!(formatter, "not TOML: {what}"),
-            KeysError::Syntax { line, what } => write!(formatter, "not TOML in line {line}: {what}"),
-            KeysError::NoCurrent => write!(formatter, "there is no key `current`"),
-            KeysError::UnknownName(name) => write!(formatter, "unknown name `{name}`"),
-            KeysError::NotHex { name, length: None } => write!(formatter, "key `{name}` is not a string"),
-            KeysError::NotHex { name, length: Some(64) } => {
-                write!(formatter, "key `{name}` has a character that is no hexadecimal digit")
-            }
-            KeysError::NotHex { name, length: Some(length) } => {
-                write!(formatter, "key `{name}` has {length} characters instead of 64")
-            }
-            KeysError::Weak(name) => write!(formatter, "key `{name}` is one byte over and over"),
-            KeysError::Same(first, second) => write!(formatter, "keys `{first}` and `{second}` are the same"),
-        }
-    }
-}
-
-impl std::error::Error for KeysError {}
-
-type KeyBytes = Zeroizing<[u8; KEY_BYTES]>;
-
 impl Keys {
-    /// Reads the text of a file: `current`, and if wanted `next` and `previous`, 64 hexadecimal digits each.
-    ///
-    /// # Errors
-    /// [`KeysError`] for the first mistake. It holds no part of a key.
-    pub fn parse(text: &str) -> Result<Keys, KeysError> {
-        let table = DeTable::parse(text).map_err(|error| KeysError::Syntax {
-            line: error
-                .span()
-                .map_or(0, |span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count()),
-            what: error.message().to_owned(),
-        })?;
-        let names = ["current", "next", "previous"];
-        if let Some(name) = table.get_ref().keys().find(|name| !names.contains(&name.get_ref().as_ref())) {
-            return Err(KeysError::UnknownName(name.get_ref().chars().take(40).collect()));
-        }
-        let mut found: Vec<(&'static str, KeyBytes)> = Vec::new();
-        for name in names {
-            let Some(value) = table.get_ref().get(name) else { continue };
-            let DeValue::String(digits) = value.get_ref() else {
-                return Err(KeysError::NotHex { name, length: None });
-            };
-            let length = Some(digits.chars().count());
-            let bytes = from_hex(digits).ok_or(KeysError::NotHex { name, length })?;
-            if bytes.iter().all(|byte| *byte == bytes[0]) {
-                return Err(KeysError::Weak(name));
-            }
-            if let Some((first, _)) = found.iter().find(|(_, other)| **other == *bytes) {
-                return Err(KeysError::Same(first, name));
-            }
-            found.push((name, bytes));
-        }
-        let mut keys = found.iter().map(|(_, bytes)| Key::new(bytes));
-        let current = if table.get_ref().contains_key("current") { keys.next() } else { None };
-        Ok(Keys { current: current.ok_or(KeysError::NoCurrent)?, others: keys.collect() })
+    /// From the bytes of `current` and of the others, `next` and `previous`, in any order.
+    #[must_use]
+    pub fn new(current: &[u8; KEY_BYTES], others: &[&[u8; KEY_BYTES]]) -> Keys {
+        Keys { current: Key::new(current), others: others.iter().map(|bytes| Key::new(bytes)).collect() }
     }
 
     /// Seals a value for one ticket. `nonce` is random; `None` when the value is too long ([`SEALED_BYTES_MAX`]).
@@ -233,7 +125,7 @@ impl fmt::Debug for Keys {
 }
 
 impl Key {
-    fn new(bytes: &KeyBytes) -> Key {
+    fn new(bytes: &[u8; KEY_BYTES]) -> Key {
         // The id shows nothing of the key: 4 bytes of a digest over 32 random ones, for this purpose alone.
         let mut labelled = Zeroizing::new(b"trunkline ticket key id".to_vec());
         let mut whole = Zeroizing::new(Vec::with_capacity(labelled.len() + KEY_BYTES));
@@ -254,18 +146,6 @@ fn associated(id: &TicketId, binding: Binding) -> [u8; ASSOCIATED_BYTES] {
     bytes
 }
 
-fn from_hex(digits: &str) -> Option<KeyBytes> {
-    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-    if digits.len() != 2 * KEY_BYTES {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-        let value = |digit: u8| char::from(digit).to_digit(16);
-        *byte = u8::try_from(value(pair[0])? << 4 | value(pair[1])?).ok()?;
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,19 +154,14 @@ mod tests {
     const ID: TicketId = [7; 32];
     const NONCE: [u8; NONCE_BYTES] = [9; NONCE_BYTES];
 
-    /// Three different keys as a file would give them.
-    fn hex(number: u8) -> String {
-        (0..32_u8).map(|byte| format!("{:02x}", byte.wrapping_mul(number))).collect()
-    }
-
-    fn keys(lines: &[(&str, u8)]) -> Keys {
-        let text: String = lines.iter().map(|(name, key)| format!("{name} = \"{}\"\n", hex(*key))).collect();
-        Keys::parse(&text).expect("the keys are good")
+    fn keys(current: u8, others: &[u8]) -> Keys {
+        let others: Vec<_> = others.iter().map(|byte| [*byte; KEY_BYTES]).collect();
+        Keys::new(&[current; KEY_BYTES], &others.iter().collect::<Vec<_>>())
     }
 
     #[test]
     fn what_was_sealed_opens_for_the_same_ticket_only() {
-        let keys = keys(&[("current", 1)]);
+        let keys = keys(1, &[]);
         let sealed = keys.seal(&ID, BINDING, b"secret", NONCE).expect("it is short");
         assert_eq!(sealed.len(), 6 + OVERHEAD_BYTES);
         assert_eq!(keys.open(&ID, BINDING, &sealed).expect("it opens").as_slice(), b"secret");
@@ -300,7 +175,7 @@ mod tests {
 
     #[test]
     fn every_changed_bit_and_every_cut_is_found() {
-        let keys = keys(&[("current", 1), ("next", 2)]);
+        let keys = keys(1, &[2]);
         let sealed = keys.seal(&ID, BINDING, b"secret", NONCE).expect("it is short");
         for bit in 0..sealed.len() * 8 {
             let mut changed = sealed.clone();
@@ -313,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_value_has_a_longest_length() {
-        let keys = keys(&[("current", 1)]);
+        let keys = keys(1, &[]);
         let long = vec![5; SEALED_BYTES_MAX - OVERHEAD_BYTES + 1];
         assert!(keys.seal(&ID, BINDING, &long, NONCE).is_none());
         let sealed = keys.seal(&ID, BINDING, &long[1..], NONCE).expect("it fits");
@@ -325,12 +200,7 @@ mod tests {
 
     #[test]
     fn nodes_in_the_middle_of_a_rotation_open_each_others_values() {
-        let stages = [
-            keys(&[("current", 1)]),
-            keys(&[("current", 1), ("next", 3)]),
-            keys(&[("current", 3), ("previous", 1)]),
-            keys(&[("current", 3)]),
-        ];
+        let stages = [keys(1, &[]), keys(1, &[3]), keys(3, &[1]), keys(3, &[])];
         for (stage, node) in stages.iter().enumerate() {
             for other in &stages[stage.saturating_sub(1)..(stage + 2).min(4)] {
                 let sealed = other.seal(&ID, BINDING, b"secret", NONCE).expect("it is short");
@@ -342,34 +212,8 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_a_file_are_named_without_its_secrets() {
-        let (one, two) = (hex(1), hex(3));
-        let cases = [
-            (String::new(), "current", "no key `current`"),
-            (format!("next = \"{one}\""), "current", "no key `current`"),
-            (format!("current = \"{one}\"\ncurent = \"{two}\""), "curent", "unknown name `curent`"),
-            (format!("current = \"{one}\"\nnext = 5"), "next", "not a string"),
-            (format!("current = \"{}\"", &one[1..]), "current", "63 characters instead of 64"),
-            (format!("current = \"{one}\"\nprevious = \"{}g\"", &two[1..]), "previous", "no hexadecimal digit"),
-            (format!("current = \"{}\"", "ö".repeat(32)), "current", "32 characters instead of 64"),
-            (format!("current = \"{}\"", "ab".repeat(32)), "current", "one byte over and over"),
-            (format!("current = \"{one}\"\nprevious = \"{one}\""), "previous", "`current` and `previous` are the same"),
-            (format!("current = \"{one}\"\nnext = {two}"), "", "not TOML in line 2"),
-            (format!("current = \"{one}"), "", "not TOML in line 1"),
-        ];
-        for (text, name, what) in cases {
-            let error = Keys::parse(&text).expect_err("there is a mistake");
-            assert_eq!(error.name(), name, "{error}");
-            assert!(error.to_string().contains(what), "{error}");
-            assert!(!error.remedy().is_empty());
-            let shown = format!("{error} {error:?}");
-            assert!(!shown.contains(&one[8..20]) && !shown.contains(&two[8..20]), "{shown}");
-        }
-    }
-
-    #[test]
     fn what_is_shown_of_keys_is_their_ids() {
-        let keys = keys(&[("current", 1), ("next", 3), ("previous", 5)]);
+        let keys = keys(1, &[3, 5]);
         assert_eq!(keys.others.len(), 2);
         let shown = format!("{keys:?}");
         assert!(shown.len() < 120 && shown.starts_with("Keys { current: ["), "{shown}");
