@@ -39,7 +39,7 @@ pub(super) const BACKLOG: u32 = 4096;
 /// `fast_open` of a listener: a worker takes hundreds of connections per pass.
 pub(super) const FAST_OPEN_QUEUE: u32 = 256;
 
-/// `tickets.capacity`: about 64 MB.
+/// `tickets.capacity`: 29 MB, once it is full.
 pub(super) const TICKETS_CAPACITY: usize = 100_000;
 
 /// `tickets.lifetime`: the longest that is allowed.

@@ -3,7 +3,8 @@
 //! Owns what was asked and not yet answered, and the bytes of an unfinished reply; never a socket, a clock or a key (values
 //! are sealed before they come here, and opened by the caller). Requests are pipelined and replies come in order. The
 //! server is not trusted: it can make a lookup fail, never a handshake. A lookup ends at its deadline whatever
-//! it does; a reply that comes after that is dropped; anything but the expected reply ends the connection.
+//! it does; a reply that comes after that is dropped; anything but the expected reply ends the connection. What it is trusted
+//! with is to give a value out once: one that does not lets early data be replayed by whoever recorded it.
 //!
 //! ```text
 //! Down --Dial--> Dialing --connected--> Greeting --PONG--> Ready

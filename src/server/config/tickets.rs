@@ -13,7 +13,7 @@ use crate::server::keys::TicketKeys;
 use crate::server::problems::{Place, Problems};
 use crate::server::section::{Located, Section};
 
-/// Most tickets in memory: about 10 GB.
+/// Most tickets in memory: 4.6 GB.
 const CAPACITY_LIMIT: u64 = 16_000_000;
 
 /// Highest number of a database of the store: a sane bound on what a number can be taken for.
