@@ -8,13 +8,14 @@
 mod bad_input;
 mod balance;
 mod calls;
+mod coming_back;
 mod ends;
 mod harness;
 mod leaks;
 mod origin;
 mod peers;
 mod process;
-mod returning;
+
 #[path = "../support/mod.rs"]
 mod support;
 mod trunks;
