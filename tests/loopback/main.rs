@@ -9,6 +9,7 @@ mod bad_input;
 mod balance;
 mod callers;
 mod calls;
+mod coming_back;
 mod ends;
 mod fast_open;
 mod harness;
@@ -17,7 +18,7 @@ mod leaks;
 mod origin;
 mod peers;
 mod process;
-mod returning;
+
 #[path = "../support/mod.rs"]
 mod support;
 mod tickets;
