@@ -84,6 +84,7 @@ counters! {
     truncated_ends: Counter, "truncated_ends", "", "TLS connections cut by FIN without close_notify.";
     proxy_headers_refused: Counter, "proxy_headers_refused", "", "Connections closed for a bad PROXY protocol header.";
     links_open: Gauge, "links_open", "", "Sockets in use, of every kind, closing ones included.";
+    links_rested: Counter, "links_rested", "", "Times that an idle connection gave back what it did not need.";
     bytes_received: Counter, "bytes_received", "", "Bytes received from sockets.";
     bytes_sent: Counter, "bytes_sent", "", "Bytes accepted by sockets.";
     receives: Counter, "receives", "", "Receive completions that carried bytes.";

@@ -332,10 +332,13 @@ impl<L: Role<Links>> Engine<L> {
             carry = self.links.take_spare();
         }
         carry.extend_from_slice(bytes);
-        if carry.len() > HELD_BYTES_MAX {
+        let link = self.links.slab.get_mut(key).expect("found above");
+        let is_much = carry.len() > HELD_BYTES_MAX;
+        link.carry = carry;
+        // Marked at once, so that an answer in this very pass knows that it has to undo it.
+        if is_much && !std::mem::replace(&mut link.paused, true) {
             self.links.pause(key);
         }
-        self.links.slab.get_mut(key).expect("found above").carry = carry;
     }
 
     /// Drops the held links that have waited for longer than their clients will.

@@ -5,7 +5,7 @@
 //!
 //! What cores share, completely ([`Shared`]): the number of live connections of each (to balance accepts), a queue of
 //! commands to each (adopted connections, new certificates, drain and stop), how to wake each, the counters that each
-//! publishes, and the queue of log lines to the slow thread.
+//! publishes, the queue of log lines to the slow thread, and the store of tickets.
 
 mod admission;
 mod engine;
@@ -105,8 +105,8 @@ pub struct Worker<R: Ring, L: Role<Links>> {
     flushing: Vec<LinkId>,
     accepting: Accepting,
     meter: Meter,
-    /// The slot that the sweep for still links came to.
-    swept_slot: usize,
+    /// The next step of the sweep for still links, below [`SWEEP_STEPS`].
+    sweep_step: usize,
     published_at: Time,
     /// Some once draining: when patience ends.
     drain_until: Option<Time>,
@@ -132,7 +132,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             flushing: Vec::new(),
             accepting: Accepting::All,
             meter: Meter::default(),
-            swept_slot: 0,
+            sweep_step: 0,
             published_at,
             drain_until: None,
             cut_until: None,
@@ -253,15 +253,17 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
     fn sweep(&mut self) {
         let slab = &mut self.engine.links.slab;
         let slots = slab.slot_count();
-        for _ in 0..slots.div_ceil(SWEEP_STEPS) {
-            self.swept_slot = (self.swept_slot + 1) % slots;
-            let key = slab.key_at(self.swept_slot as u32);
+        let part = |step: usize| slots * step / SWEEP_STEPS;
+        for slot in part(self.sweep_step)..part(self.sweep_step + 1) {
+            let key = slab.key_at(slot as u32);
             if let Some(link) = key.and_then(|key| slab.get_mut(key))
                 && link.swept()
             {
                 link.rest();
+                self.engine.links.counters.links_rested += 1;
             }
         }
+        self.sweep_step = (self.sweep_step + 1) % SWEEP_STEPS;
         // One worker's clock is enough for what all of them share.
         if let (0, Some(store)) = (self.engine.settings.index, &self.engine.shared.tickets) {
             store.tidy(self.engine.now);

@@ -391,6 +391,6 @@ mod tests {
 
     #[test]
     fn a_link_is_small() {
-        assert!(size_of::<Link>() <= 256, "{} bytes", size_of::<Link>());
+        assert!(size_of::<Link>() <= 224, "{} bytes", size_of::<Link>());
     }
 }

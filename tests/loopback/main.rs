@@ -16,6 +16,7 @@ mod leaks;
 mod origin;
 mod peers;
 mod process;
+mod returning;
 #[path = "../support/mod.rs"]
 mod support;
 mod tickets;

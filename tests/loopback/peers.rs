@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 use trunkline::mmtp::frame::Frame;
 use trunkline::mmtp::{
     Agent, Code, HeaderFlags, HeaderWriter, Known, Receipt, Settings, Side, StreamId, decode, encode,
 };
+use trunkline::tls::record_bytes;
 
 use crate::harness::SOON;
 
@@ -48,6 +49,18 @@ pub fn trust(ca: &Path, alpn: &[&str]) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
+/// A session that shows a ticket, and its first flight with these bytes as early data.
+pub fn early_flight(config: Arc<ClientConfig>, bytes: &[u8]) -> (ClientConnection, Vec<u8>) {
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut session = ClientConnection::new(config, name).expect("a client");
+    session.early_data().expect("a ticket that allows it").write_all(bytes).expect("it fits");
+    let mut flight = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut flight).expect("memory");
+    }
+    (session, flight)
+}
+
 /// A TCP connection that gives up [`SOON`].
 pub fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect_timeout(&address, SOON).expect("it listens");
@@ -78,6 +91,28 @@ impl Tls {
             tls.session.complete_io(&mut tls.socket)?;
         }
         Ok(tls)
+    }
+
+    /// Connects with a ticket that `config` holds, and these bytes as early data. Also gives the first flight, as it was
+    /// sent.
+    pub fn early(address: SocketAddr, config: Arc<ClientConfig>, bytes: &[u8]) -> (Tls, Vec<u8>) {
+        let (session, flight) = early_flight(config, bytes);
+        let mut tls = Tls { session, socket: connect(address) };
+        tls.socket.write_all(&flight).expect("it is open");
+        while tls.session.is_handshaking() {
+            tls.session.complete_io(&mut tls.socket).expect("the handshake succeeds");
+        }
+        (tls, flight)
+    }
+
+    /// Whether a ticket spared the full handshake.
+    pub fn is_resumed(&self) -> bool {
+        self.session.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Whether early data was taken.
+    pub fn is_early_accepted(&self) -> bool {
+        self.session.is_early_data_accepted()
     }
 
     /// The protocol agreed on.
@@ -137,6 +172,34 @@ impl Tls {
                 return Err(End::Broken);
             }
         }
+    }
+
+    /// Lengths of the records that bring application data, up to the one that brings these bytes last.
+    pub fn record_lengths(&mut self, last: &[u8]) -> Vec<usize> {
+        let (mut lengths, mut received, mut plain) = (Vec::new(), Vec::new(), Vec::new());
+        let mut piece = vec![0; 64 * 1024];
+        while !plain.ends_with(last) {
+            let count = self.socket.read(&mut piece).expect("more is to come");
+            assert_ne!(count, 0, "more is to come");
+            received.extend_from_slice(&piece[..count]);
+            while let Some(length) =
+                record_bytes(&received).expect("records").filter(|length| *length <= received.len())
+            {
+                let mut record = &received[..length];
+                while !record.is_empty() {
+                    self.session.read_tls(&mut record).expect("memory"); // takes a part of a long one
+                }
+                let state = self.session.process_new_packets().expect("it is valid");
+                let old_length = plain.len();
+                plain.resize(old_length + state.plaintext_bytes_to_read(), 0);
+                if plain.len() > old_length {
+                    lengths.push(length);
+                    self.session.reader().read_exact(&mut plain[old_length..]).expect("it is there");
+                }
+                received.drain(..length);
+            }
+        }
+        lengths
     }
 
     /// Exactly so many bytes.
