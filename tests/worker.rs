@@ -83,6 +83,8 @@ impl Node {
             address: "127.0.0.1:0".parse().expect("an address"),
             backlog: 4096,
             user_timeout: SOON,
+            fast_open: 0,
+            fast_open_keys: &[],
         });
         let listener = listener.expect("loopback has ports");
         let settings = WorkerSettings {
