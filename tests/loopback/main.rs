@@ -9,7 +9,6 @@ mod bad_input;
 mod balance;
 mod callers;
 mod calls;
-mod coming_back;
 mod ends;
 mod fast_open;
 mod harness;
@@ -18,6 +17,7 @@ mod leaks;
 mod origin;
 mod peers;
 mod process;
+mod returning;
 
 #[path = "../support/mod.rs"]
 mod support;
