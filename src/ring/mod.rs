@@ -26,8 +26,8 @@ use crate::base::time::Time;
 /// What a worker asks of the kernel. Implemented by [`Uring`], and by simulations.
 ///
 /// Contract of ownership: what is submitted is lent. A slot that has an operation out must not be reused for another
-/// descriptor until the operation's final completion was reaped; per slot at most one receive, one send, one connect
-/// and one shutdown are out at a time.
+/// descriptor until the operation's final completion was reaped; per slot at most one receive, one send and one connect
+/// are out at a time.
 pub trait Ring {
     /// A receive buffer on loan.
     type Lease;
@@ -70,8 +70,9 @@ pub trait Ring {
     /// Asks the receive of this slot to end. Its final completion follows.
     fn stop_receiving(&mut self, key: Key);
 
-    /// Sends `bytes[from..]`, whole unless the connection breaks.
-    fn send(&mut self, fd: Fd, key: Key, bytes: Vec<u8>, from: usize);
+    /// Sends `bytes[from..]`, whole unless the connection breaks. `is_last`: the end of the sending direction follows as
+    /// soon as this is over, so that both may share a packet.
+    fn send(&mut self, fd: Fd, key: Key, bytes: Vec<u8>, from: usize, is_last: bool);
 
     /// Makes a socket and starts to connect it.
     ///
@@ -79,8 +80,9 @@ pub trait Ring {
     /// When the socket cannot be made; then no completion follows.
     fn connect(&mut self, key: Key, address: SocketAddr) -> Result<Fd, Errno>;
 
-    /// Ends the sending direction.
-    fn shut_down(&mut self, fd: Fd, key: Key);
+    /// Ends the sending direction, at once: what was sent goes first, and no send may be out. A system call of its own,
+    /// since io_uring would have a thread of the kernel make it, which costs many times as much.
+    fn shut_down(&mut self, fd: Fd);
 
     /// Asks everything that is out on the descriptor to end. Final completions follow.
     fn cancel(&mut self, fd: Fd);

@@ -43,12 +43,10 @@ pub enum Kind {
     Send = 3,
     /// Connect.
     Connect = 4,
-    /// Shutdown of the sending direction.
-    Shut = 5,
     /// Poll of the wake-up descriptor.
-    Wake = 6,
+    Wake = 5,
     /// Close or cancel: nobody waits for it.
-    Unwatched = 7,
+    Unwatched = 6,
 }
 
 /// How a completion is recognised: kind, slot and generation of whoever asked, in the 64 bits that the kernel carries.
@@ -70,7 +68,7 @@ impl Token {
     #[must_use]
     pub fn from_bits(bits: u64) -> Option<Token> {
         let token = Token(bits);
-        (1..=7).contains(&(bits >> 56)).then_some(token)
+        (1..=6).contains(&(bits >> 56)).then_some(token)
     }
 
     /// The 64 bits for the kernel.
@@ -87,8 +85,7 @@ impl Token {
             2 => Kind::Receive,
             3 => Kind::Send,
             4 => Kind::Connect,
-            5 => Kind::Shut,
-            6 => Kind::Wake,
+            5 => Kind::Wake,
             _ => Kind::Unwatched,
         }
     }
@@ -141,8 +138,6 @@ pub enum Outcome<L> {
     },
     /// A connect is over.
     Connected(Result<(), Errno>),
-    /// A shutdown is over.
-    Shut,
     /// Another thread called for attention.
     Woken,
 }
@@ -153,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_token_survives_the_kernel_and_knows_its_owner() {
-        for kind in [Kind::Accept, Kind::Receive, Kind::Send, Kind::Connect, Kind::Shut, Kind::Wake, Kind::Unwatched] {
+        for kind in [Kind::Accept, Kind::Receive, Kind::Send, Kind::Connect, Kind::Wake, Kind::Unwatched] {
             let key = Key { index: 0xdead_beef, generation: 0x00ab_cdef };
             let token = Token::from_bits(Token::new(kind, key).bits()).expect("made by Token::new");
             assert_eq!(token.kind(), kind);

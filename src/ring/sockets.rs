@@ -10,6 +10,11 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use super::op::{Errno, Fd};
 use super::sys;
 
+/// For how long the kernel keeps a connection to itself whose first bytes have not come, in seconds (TCP_DEFER_ACCEPT, see
+/// tcp(7)); it rounds up to the next retransmission of its SYN-ACK. In everything spoken here the client speaks first, so
+/// that accepting and receiving become one step, and connections that say nothing cost no descriptor meanwhile.
+const DEFER_ACCEPT_S: i32 = 1;
+
 /// How a listener is made.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerSettings<'k> {
@@ -97,6 +102,8 @@ pub fn listen(settings: &ListenerSettings<'_>) -> Result<Listener, BindError> {
     socket.set_reuse_address(true).map_err(failed("SO_REUSEADDR"))?;
     socket.set_reuse_port(true).map_err(failed("SO_REUSEPORT"))?;
     tune(&socket, settings.user_timeout).map_err(failed("setsockopt"))?;
+    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &DEFER_ACCEPT_S.to_ne_bytes())
+        .map_err(failed("TCP_DEFER_ACCEPT"))?;
     socket.bind(&address.into()).map_err(failed("bind"))?;
     let fast_open = fast_open(&socket, settings).map_err(failed("TCP_FASTOPEN"))?;
     socket.listen(settings.backlog).map_err(failed("listen"))?;

@@ -85,7 +85,7 @@ impl Queue {
         self.push(entry, Token::new(Kind::Receive, key));
     }
 
-    pub(super) fn push_send(&mut self, fd: Fd, key: Key, bytes: Vec<u8>, from: usize) {
+    pub(super) fn push_send(&mut self, fd: Fd, key: Key, bytes: Vec<u8>, from: usize, is_last: bool) {
         let slot = key.index as usize;
         if self.sends.len() <= slot {
             self.sends.resize_with(slot + 1, || None);
@@ -94,7 +94,7 @@ impl Queue {
         let part = &bytes[from..];
         let length = u32::try_from(part.len()).expect("a send buffer is far below 4 GiB");
         let entry = opcode::Send::new(types::Fd(fd.0), part.as_ptr(), length)
-            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL | if is_last { libc::MSG_MORE } else { 0 })
             .build();
         self.sends[slot] = Some(bytes); // moving a Vec does not move its heap memory, to which `entry` points
         self.push(entry, Token::new(Kind::Send, key));
@@ -105,11 +105,6 @@ impl Queue {
         let entry = opcode::Connect::new(types::Fd(fd.0), address.as_ptr().cast(), address.len()).build();
         self.connects.push((key.index, address));
         self.push(entry, Token::new(Kind::Connect, key));
-    }
-
-    pub(super) fn push_shutdown(&mut self, fd: Fd, key: Key) {
-        let entry = opcode::Shutdown::new(types::Fd(fd.0), libc::SHUT_WR).build();
-        self.push(entry, Token::new(Kind::Shut, key));
     }
 
     pub(super) fn push_poll(&mut self, fd: Fd, key: Key) {

@@ -174,6 +174,11 @@ impl Budget {
         self.credit_nanos > 0
     }
 
+    /// Whether so little is left that each pass has to be accounted for.
+    pub(super) fn is_low(&self) -> bool {
+        self.credit_nanos < CREDIT_NANOS_MAX / 2
+    }
+
     /// Whether nothing is owed and nothing is to be saved.
     pub(super) fn is_full(&self) -> bool {
         self.credit_nanos == CREDIT_NANOS_MAX

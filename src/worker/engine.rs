@@ -249,7 +249,11 @@ impl<L: Role<Links>> Engine<L> {
         let received = session.receive(record, &mut replies);
         if !replies.is_empty() {
             link.lane.put_ahead(&replies);
-            self.links.touch(key);
+            if matches!(received, Ok(Received::Established(_))) {
+                self.links.touch_later(key); // tickets: they go with the first answer
+            } else {
+                self.links.touch(key);
+            }
             replies.clear();
         }
         self.replies = replies;
@@ -523,8 +527,10 @@ impl<L: Role<Links>> Engine<L> {
     /// Closes a link whose both directions have ended.
     pub(super) fn settle(&mut self, key: LinkId) {
         let Some(link) = self.links.slab.get(key) else { return };
-        let heard_out = link.peer_ended || link.receiving == Receiving::Over;
-        if link.lane.ending == Ending::Done && heard_out && matches!(link.phase, Phase::Open | Phase::Retiring) {
+        if link.lane.ending == Ending::Done
+            && link.has_heard_out()
+            && matches!(link.phase, Phase::Open | Phase::Retiring)
+        {
             self.kill(key, CloseReason::Done, false);
         }
     }

@@ -35,6 +35,8 @@ pub struct Links {
     pub(super) slab: Slab<Link>,
     /// Links whose lane may have something to send.
     pub(super) dirty: Vec<LinkId>,
+    /// Links with bytes that can wait for others to go with: those of this tick and of the last one.
+    patient: [Vec<LinkId>; 2],
     pub(super) requests: VecDeque<Request>,
     pub(super) counters: Counters,
     /// The time of this pass.
@@ -49,6 +51,7 @@ impl Links {
         Links {
             slab: Slab::new(),
             dirty: Vec::new(),
+            patient: [Vec::new(), Vec::new()],
             requests: VecDeque::new(),
             counters: Counters::default(),
             now: Time::ZERO,
@@ -68,6 +71,21 @@ impl Links {
         if self.spare.len() < SPARE_COUNT_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
             buffer.clear();
             self.spare.push(buffer);
+        }
+    }
+
+    /// Notes that what was put on a link's lane need not go by itself: the next flush of the lane takes it along, or else
+    /// the second tick from now does.
+    pub(super) fn touch_later(&mut self, link: LinkId) {
+        self.patient[0].push(link);
+    }
+
+    /// A tick has come: what has been patient for a whole one goes now.
+    pub(super) fn touch_patient(&mut self) {
+        let [fresh, waited] = &mut self.patient;
+        std::mem::swap(fresh, waited);
+        for link in std::mem::take(fresh) {
+            self.touch(link);
         }
     }
 

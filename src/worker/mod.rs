@@ -23,7 +23,7 @@ pub use socket::SendLane;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::admission::{Accepting, GAP, SLICE};
+use self::admission::{Accepting, GAP, SLICE, Spent};
 use self::engine::Engine;
 use self::group::Member;
 use self::links::Request;
@@ -37,6 +37,9 @@ use crate::ring::{Completion, Errno, Fd, Outcome, Ring, RingError, Token};
 
 /// How often the counters are published while there is nothing else to do.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often the account of handshakes is brought up to date while none waits.
+const ACCOUNT_INTERVAL: Duration = Duration::from_millis(2);
 
 /// After a failed accept for want of descriptors or memory, the listener rests this long.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -105,6 +108,8 @@ pub struct Worker<R: Ring, L: Role<Links>> {
     flushing: Vec<LinkId>,
     accepting: Accepting,
     meter: Meter,
+    /// When the account of handshakes was last brought up to date.
+    accounted: Mark,
     /// The next step of the sweep for still links, below [`SWEEP_STEPS`].
     sweep_step: usize,
     published_at: Time,
@@ -132,6 +137,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             flushing: Vec::new(),
             accepting: Accepting::All,
             meter: Meter::default(),
+            accounted: Mark::default(),
             sweep_step: 0,
             published_at,
             drain_until: None,
@@ -180,7 +186,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.gate();
         self.arm_listeners();
         let waits = !self.engine.queue.is_empty();
-        self.meter.begin((waits || !self.engine.budget.is_full()).then(|| mark(&self.ring)));
+        self.meter.begin((waits || self.engine.budget.is_low()).then(|| mark(&self.ring)));
         let until = self.next_deadline();
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.wait(Some(until), &mut completions)?;
@@ -202,6 +208,10 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         if !self.engine.queue.is_empty() {
             self.admit()?;
         }
+        let is_tick = now.since(self.published_at) >= PUBLISH_INTERVAL;
+        if is_tick {
+            self.engine.links.touch_patient();
+        }
         self.engine.role.pass_ended(now, &mut self.engine.links);
         self.carry_out();
         self.flush();
@@ -211,7 +221,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.bury();
         self.feed_starved();
         self.engine.links.counters.passes += 1;
-        if now.since(self.published_at) >= PUBLISH_INTERVAL {
+        if is_tick {
             self.sweep();
             self.publish();
         }
@@ -338,11 +348,23 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
 
     /// Pays handshakes for what else was done in this pass. `waited`: some waited when it began.
     fn settle_account(&mut self, waited: bool) {
+        let budget = &mut self.engine.budget;
         if !self.meter.is_on() {
+            // Nobody waits and there is credit: a look now and then is enough, and what handshakes took between two looks
+            // may pass for other work.
+            if !budget.is_full() && self.ring.now().since(self.accounted.clock) >= ACCOUNT_INTERVAL {
+                let ended = mark(&self.ring);
+                let total = ended.clock.since(self.accounted.clock);
+                let other = ended.worked.saturating_sub(self.accounted.worked);
+                budget.earn(Spent { total, other, idle: Duration::ZERO });
+                budget.rest(total.saturating_sub(other));
+                self.accounted = ended;
+            }
             return;
         }
-        let spent = self.meter.spent(mark(&self.ring), waited);
-        let budget = &mut self.engine.budget;
+        let ended = mark(&self.ring);
+        self.accounted = ended;
+        let spent = self.meter.spent(ended, waited);
         budget.charge(self.meter.setup_in_kernel());
         budget.earn(spent);
         if self.engine.queue.is_empty() {
@@ -360,11 +382,6 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             Outcome::Received { result, more } => self.received(token, result, more),
             Outcome::Sent { bytes, result } => self.sent(token, bytes, result),
             Outcome::Connected(result) => self.connected(token, result),
-            Outcome::Shut => {
-                let Some(link) = self.engine.find(token) else { return };
-                self.engine.links.slab.get_mut(link).expect("just found").lane.ending = Ending::Done;
-                self.engine.settle(link);
-            }
         }
     }
 
@@ -422,7 +439,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
                 link.lane.in_flight_bytes = out_bytes - taken;
                 let from = bytes.len() - (out_bytes - taken);
                 let fd = link.fd.expect("a link that sent has a descriptor");
-                self.ring.send(fd, key, bytes, from);
+                self.ring.send(fd, key, bytes, from, false);
                 // A part can be what brings the lane below its mark; what follows would not be seen to.
                 self.engine.moved(key, was_full);
             }
@@ -687,10 +704,16 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             let bytes = std::mem::take(&mut link.lane.filling);
             link.lane.in_flight_bytes = bytes.len();
             link.lane.submitted = link.lane.position();
-            self.ring.send(fd, key, bytes, 0);
+            // Closing follows at once when nothing more is to come.
+            let is_last = link.lane.ending == Ending::Said && link.has_heard_out();
+            self.ring.send(fd, key, bytes, 0, is_last);
         } else if link.lane.ending == Ending::Said {
-            link.lane.ending = Ending::ShutOut;
-            self.ring.shut_down(fd, key);
+            link.lane.ending = Ending::Done;
+            // With nothing left to come, closing says the same.
+            if !link.has_heard_out() {
+                self.ring.shut_down(fd);
+            }
+            self.engine.settle(key);
         } else {
             let empty = std::mem::take(&mut link.lane.filling);
             self.engine.links.keep_spare(empty);

@@ -60,8 +60,6 @@ pub(super) enum Ending {
     Wanted,
     /// The last bytes, close_notify among them under TLS, wait or are out.
     Said,
-    /// The shutdown is out.
-    ShutOut,
     /// The peer has been told.
     Done,
 }
@@ -279,8 +277,12 @@ impl Link {
     pub(super) fn is_lent(&self) -> bool {
         self.connect_out
             || self.lane.in_flight_bytes > 0
-            || self.lane.ending == Ending::ShutOut
             || matches!(self.receiving, Receiving::Armed | Receiving::Stopping)
+    }
+
+    /// Whether the peer's direction is over: nothing that matters can come any more.
+    pub(super) fn has_heard_out(&self) -> bool {
+        self.peer_ended || self.receiving == Receiving::Over
     }
 
     /// Whether a receive should be out.

@@ -516,8 +516,6 @@ impl Net {
             assert!(!same, "ring_contract: two operations of kind {kind:?} on slot {}", key.index);
             let stranger = op.key.index == key.index && op.key.generation != key.generation;
             assert!(!stranger, "ring_contract: slot {} reused with an operation out", key.index);
-            let shut = matches!((op.kind, kind), (Kind::Send, Kind::Shut) | (Kind::Shut, Kind::Send));
-            assert!(!shut || op.fd != fd, "ring_contract: shutdown beside a send");
         }
         if kind == Kind::Send {
             assert!(from < bytes.len(), "ring_contract: a send of nothing");
@@ -530,6 +528,14 @@ impl Net {
             _ => self.now,
         };
         self.hosts[host].ops.push(Op { kind, key, fd, cancelled: false, once: false, bytes, from, taken: 0, ready_at });
+    }
+
+    pub fn shut_down(&mut self, host: usize, fd: Fd) {
+        let index = self.own(host, fd);
+        note!(self, "host {host} fd {} shuts down", fd.0);
+        let sends = self.hosts[host].ops.iter().any(|op| op.kind == Kind::Send && op.fd == index);
+        assert!(!sends, "ring_contract: shutdown beside a send");
+        self.finish(fd);
     }
 
     pub fn submit_connect(&mut self, host: usize, key: Key, remote: SocketAddr) -> Result<Fd, Errno> {
@@ -660,14 +666,6 @@ impl Net {
                 };
                 note!(self, "host {host} connected fd {fd} {result:?}");
                 told.push(Completion { token, outcome: Outcome::Connected(result) });
-                true
-            }
-            Kind::Shut => {
-                let fd = Fd(op.fd as i32);
-                if !(op.cancelled && self.prng.chance(2)) {
-                    self.finish(fd);
-                }
-                told.push(Completion { token, outcome: Outcome::Shut });
                 true
             }
             Kind::Wake | Kind::Unwatched => unreachable!("never submitted"),

@@ -73,7 +73,7 @@ impl Ring for FakeRing {
         self.net.borrow_mut().cancel_op(self.host, Kind::Receive, key);
     }
 
-    fn send(&mut self, fd: Fd, key: Key, bytes: Vec<u8>, from: usize) {
+    fn send(&mut self, fd: Fd, key: Key, bytes: Vec<u8>, from: usize, _is_last: bool) {
         let mut net = self.net.borrow_mut();
         note!(net, "host {} slot {} fd {} sends {}", self.host, key.index, fd.0, bytes.len() - from);
         net.submit(self.host, Kind::Send, fd, key, bytes, from);
@@ -83,10 +83,8 @@ impl Ring for FakeRing {
         self.net.borrow_mut().submit_connect(self.host, key, address)
     }
 
-    fn shut_down(&mut self, fd: Fd, key: Key) {
-        let mut net = self.net.borrow_mut();
-        note!(net, "host {} slot {} fd {} shuts down", self.host, key.index, fd.0);
-        net.submit(self.host, Kind::Shut, fd, key, Vec::new(), 0);
+    fn shut_down(&mut self, fd: Fd) {
+        self.net.borrow_mut().shut_down(self.host, fd);
     }
 
     fn cancel(&mut self, fd: Fd) {
