@@ -21,7 +21,7 @@ fn receive(session: &mut Session, bytes: &mut Vec<u8>, answers: &mut Vec<u8>) ->
         let mut record: Vec<u8> = bytes.drain(..length).collect();
         let mut received = session.receive(&mut record, answers).map_err(|error| error.to_string())?;
         if let Received::Hello = received {
-            received = session.proceed(None, false, answers).map_err(|error| error.to_string())?;
+            received = session.proceed(None, answers).map_err(|error| error.to_string())?;
         }
         established |= matches!(received, Received::Established(_));
     }

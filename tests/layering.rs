@@ -61,7 +61,7 @@ const BYTE_PATH_EXCEPTIONS: &[(&str, &str, &str)] = &[
         "rustls takes key exchange groups and the verifier as trait objects; built once per settings",
     ),
     (
-        "src/tls/keepsake.rs",
+        "src/tls/mint.rs",
         "dyn",
         "rustls takes HKDF, signers and the verifier as trait objects; used in a client's handshakes only",
     ),

@@ -18,7 +18,7 @@ use rustls::{
     AlertDescription, ClientConfig, ClientConnection, Connection, Error, RootCertStore, ServerConfig, ServerConnection,
     SupportedCipherSuite,
 };
-use tls_support::{Authority, EARLY_WELCOME, NAME, STORE, Said, Signed, feed, seal};
+use tls_support::{Authority, NAME, STORE, Said, Signed, feed, seal};
 use trunkline::base::prng::Prng;
 use trunkline::base::wire::Protocol;
 use trunkline::tls::{
@@ -530,13 +530,8 @@ fn early_data_that_is_not_welcome_is_skipped_and_the_next_may_be() {
     let mut config = eager_client(&authority, &[SUITES[0].0]);
     config.max_fragment_size = Some(100); // as many bytes of trailers as a client may cause
     let config = Arc::new(config);
-    EARLY_WELCOME.set(false);
-    let mut duel = Duel::returning(&settings, &config, &[7; 16_384]);
-    assert_eq!(duel.outcome(), (true, Early::Refused, &b""[..]));
-    duel.goes_on();
-    EARLY_WELCOME.set(true);
-    let mut duel = Duel::early(&settings, &config, b"again");
-    assert_eq!(duel.outcome(), (true, Early::Accepted, &b"again"[..]));
+    let mut duel = Duel::returning(&settings, &config, b"welcome");
+    assert_eq!(duel.outcome(), (true, Early::Accepted, &b"welcome"[..]));
     STORE.with_borrow_mut(Vec::clear);
     let mut duel = Duel::early(&settings, &config, &[7; 16_384]);
     assert_eq!(duel.outcome(), (false, Early::Refused, &b""[..]));
@@ -596,10 +591,12 @@ fn more_early_data_than_allowed_ends_the_connection() {
     let settings = |early_bytes_max| ServerSettings::new(&with(early_bytes_max)).unwrap();
     // Tickets of the first, shown to the second: what is taken, then what is skipped.
     for (given, taken, sent, welcome) in [(16_384, 100, 101, true), (40_000, 16_384, 16_385, false)] {
-        EARLY_WELCOME.set(welcome);
         for excess in [false, true] {
             let config = Arc::new(eager_client(&authority, &[SUITES[0].0]));
             Duel::our_server(&settings(given), config.clone(), 1).run();
+            if !welcome {
+                STORE.with_borrow_mut(Vec::clear);
+            }
             let early = vec![7; sent - usize::from(!excess)];
             let mut duel = Duel::early(&settings(taken), &config, &early);
             duel.run();
@@ -621,11 +618,13 @@ fn early_data_in_too_many_records_ends_the_connection() {
     config.max_fragment_size = Some(32); // 27 bytes each
     let config = Arc::new(config);
     for welcome in [true, false] {
-        EARLY_WELCOME.set(welcome);
         // What ends early data that is taken counts too: EndOfEarlyData, and Finished in two pieces.
         for (records, is_flood) in [(512 - 3 * usize::from(welcome), false), (513, true)] {
             let mut duel = Duel::our_server(&settings, config.clone(), 1);
             duel.run();
+            if !welcome {
+                STORE.with_borrow_mut(Vec::clear);
+            }
             let mut duel = Duel::early(&settings, &config, &vec![7; records * 27]);
             duel.run();
             let flood = TlsError::Flood("too many records of early data");
@@ -847,6 +846,42 @@ fn certificates_are_compressed_for_clients_that_ask() {
         duel.run();
         assert!(duel.said.established.is_some());
         assert_eq!(EXPANDED.each_ref().map(|count| count.load(Ordering::Relaxed)), expected);
+    }
+}
+
+/// Counts what it shortens.
+#[derive(Debug)]
+struct CountingCompressor(AtomicUsize);
+
+impl rustls::compress::CertCompressor for CountingCompressor {
+    fn compress(
+        &self,
+        input: Vec<u8>,
+        level: rustls::compress::CompressionLevel,
+    ) -> Result<Vec<u8>, rustls::compress::CompressionFailed> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        rustls::compress::BROTLI_COMPRESSOR.compress(input, level)
+    }
+
+    fn algorithm(&self) -> rustls::CertificateCompressionAlgorithm {
+        rustls::CertificateCompressionAlgorithm::Brotli
+    }
+}
+
+#[test]
+fn a_client_that_keeps_tickets_asks_for_compressed_certificates() {
+    static COUNTING: CountingCompressor = CountingCompressor(AtomicUsize::new(0));
+    let authority = Authority::new();
+    let mut config = rustls_server(&authority, &[SUITES[0].0], false);
+    config.cert_compressors = vec![&COUNTING];
+    config.cert_compression_cache = rustls::compress::CompressionCache::Disabled.into();
+    let config = Arc::new(config);
+    for (keeps_tickets, expected) in [(false, 0), (true, 1)] {
+        let options = ClientOptions { keeps_tickets, ..authority.client_options() };
+        let mut duel = Duel::our_client(&ClientSettings::new(&options).unwrap(), config.clone(), 1);
+        duel.run();
+        assert!(duel.said.established.is_some());
+        assert_eq!(COUNTING.0.load(Ordering::Relaxed), expected);
     }
 }
 
@@ -1151,8 +1186,71 @@ fn faults_under_handshake_keys_get_their_alert() {
     duel.theirs.write_tls(&mut duel.to_ours).unwrap();
     duel.ours_reads();
     duel.to_ours = vec![23, 3, 3, 0x45, 0];
-    let told = Some(Error::AlertReceived(AlertDescription::DecodeError)); // all that rustls lets us say here
+    let told = Some(Error::AlertReceived(AlertDescription::RecordOverflow));
     assert_eq!(refusal(&mut duel), (Some(TlsError::RecordOverflow), told));
+}
+
+#[test]
+fn an_alert_follows_half_rtt_data_and_nothing_follows_the_end() {
+    let authority = Authority::new();
+    let settings = ServerSettings::new(&authority.server_options()).unwrap();
+    let noise = record(23, &[7; 40]);
+    for (hostile, alert) in
+        [(&[23, 3, 3, 0x45, 0][..], AlertDescription::RecordOverflow), (&noise, AlertDescription::BadRecordMac)]
+    {
+        for closes in [false, true] {
+            let config = Arc::new(eager_client(&authority, &[SUITES[0].0]));
+            let mut duel = Duel::returning(&settings, &config, b"question");
+            duel.first_flight();
+            assert!(duel.said.early.is_some());
+            for part in [&b"an"[..], b"swer"] {
+                seal(&mut duel.ours, part, &mut duel.to_theirs).unwrap();
+            }
+            if closes {
+                duel.ours.put_close_notify(&mut duel.to_theirs);
+            }
+            let put = duel.to_theirs.len();
+            duel.said.merge(feed(&mut duel.ours, &mut hostile.to_vec(), &mut duel.to_theirs));
+            assert_eq!(duel.said.error.unwrap().alert().unwrap().code(), u8::from(alert));
+            assert_eq!(duel.to_theirs.len() > put, !closes);
+            duel.theirs_reads();
+            assert_eq!(duel.their_data, b"answer");
+            let told = (!closes).then_some(Error::AlertReceived(alert));
+            assert_eq!((&duel.their_error, duel.their_close), (&told, closes));
+        }
+    }
+}
+
+#[test]
+fn a_server_is_told_of_faults_under_handshake_keys() {
+    let authority = Authority::new();
+    let settings = ClientSettings::new(&authority.client_options()).unwrap();
+    let config = Arc::new(rustls_server(&authority, &[SUITES[0].0], false));
+    for (hostile, alert) in [
+        (vec![23, 3, 3, 0x45, 0], AlertDescription::RecordOverflow),
+        (record(20, &[1]).repeat(3), AlertDescription::UnexpectedMessage),
+    ] {
+        let mut duel = Duel::our_client(&settings, config.clone(), 3);
+        duel.theirs_reads();
+        let mut hello = Vec::new();
+        duel.theirs.write_tls(&mut hello).unwrap();
+        let end = 5 + usize::from(u16::from_be_bytes([hello[3], hello[4]]));
+        duel.to_ours = [&hello[..end], &hostile[..]].concat();
+        let (ours, theirs) = refusal(&mut duel);
+        assert_eq!(theirs, Some(Error::AlertReceived(alert)), "{ours:?}");
+        assert_eq!(ours.unwrap().alert().unwrap().code(), u8::from(alert));
+    }
+}
+
+#[test]
+fn a_hello_of_ssl_3_gets_protocol_version() {
+    let authority = Authority::new();
+    let mut hello = hello_with(&authority, 0xfafa, &[], 1 << 14);
+    let version_at = 5 + 4; // behind both headers
+    assert_eq!(hello[version_at..version_at + 2], [3, 3]);
+    hello[version_at + 1] = 0;
+    let refused = (Some(TlsError::ProtocolVersion), Some(Alert::ProtocolVersion.code())); // RFC 8446 D.5
+    assert_eq!(answer(&authority.server_options(), &hello), refused);
 }
 
 #[test]

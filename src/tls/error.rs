@@ -54,6 +54,17 @@ impl Alert {
     pub const fn code(self) -> u8 {
         self as u8
     }
+
+    /// The whole message: level, then description.
+    pub(super) const fn message(self) -> [u8; 2] {
+        const WARNING: u8 = 1;
+        const FATAL: u8 = 2;
+        let level = match self {
+            Alert::CloseNotify => WARNING,
+            _ => FATAL,
+        };
+        [level, self.code()]
+    }
 }
 
 /// What is wrong with a certificate that the peer showed.
@@ -100,8 +111,7 @@ pub enum TlsError {
     BadFinished,
     /// The peer sent a record that does not decrypt.
     BadRecordMac,
-    /// The peer sent a record or plaintext that is too long. Between ServerHello and Finished the alert on the wire is
-    /// decode_error, rustls's choice.
+    /// The peer sent a record or plaintext that is too long.
     RecordOverflow,
     /// The peer sent something that cannot be parsed.
     Malformed(&'static str),
@@ -251,8 +261,8 @@ impl fmt::Display for TlsError {
 
 impl core::error::Error for TlsError {}
 
-/// Maps a fault that rustls found. Its alert, where it matters, was already chosen and written by rustls; the mapping
-/// keeps to the same choice.
+/// Maps a fault that rustls found. Mostly rustls has chosen and sealed its alert already, and the mapping keeps to the
+/// same choice; where it has not, what the fault is mapped to says which one is written.
 pub(super) fn from_rustls(error: &rustls::Error) -> TlsError {
     use rustls::{Error, PeerMisbehaved};
     match error {
@@ -266,12 +276,15 @@ pub(super) fn from_rustls(error: &rustls::Error) -> TlsError {
         Error::PeerIncompatible(what) => from_incompatible(what),
         Error::PeerMisbehaved(what) => match what {
             PeerMisbehaved::IllegalMiddleboxChangeCipherSpec
+            | PeerMisbehaved::IllegalTlsInnerPlaintext // RFC 8446 5.4
             | PeerMisbehaved::KeyEpochWithPendingFragment
             | PeerMisbehaved::MessageInterleavedWithHandshakeMessage
             | PeerMisbehaved::TooManyEmptyFragments
             | PeerMisbehaved::TooMuchEarlyDataReceived
             | PeerMisbehaved::TooManyWarningAlertsReceived => TlsError::Unexpected("peer misbehaved in the handshake"),
             PeerMisbehaved::IncorrectBinder => TlsError::BadFinished,
+            // RFC 8446 4.2.10: what does not decrypt after the client's first handshake record is no early data.
+            PeerMisbehaved::RejectedEarlyDataInterleavedWithHandshakeMessage => TlsError::BadRecordMac,
             _ => TlsError::IllegalParameter("peer misbehaved in the handshake"),
         },
         Error::AlertReceived(rustls::AlertDescription::CloseNotify) => TlsError::ClosedInHandshake,

@@ -100,7 +100,7 @@ fn take(session: &mut Session, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Result
         core::mem::swap(&mut rest, input);
         match session.receive(&mut rest, out)? {
             Received::Data(bytes) => data.extend_from_slice(bytes),
-            Received::Hello => drop(session.proceed(None, false, out)?),
+            Received::Hello => drop(session.proceed(None, out)?),
             _ => {}
         }
     }

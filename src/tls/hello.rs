@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use super::desk::TICKET_ID_BYTES;
 use super::error::TlsError;
+use super::reader::Reader;
 use super::record::{ContentType, RECORD_HEADER_BYTES};
 
 const MESSAGE_CLIENT_HELLO: u8 = 1;
@@ -21,7 +22,7 @@ const EXTENSION_PRE_SHARED_KEY: u16 = 41;
 const EXTENSION_EARLY_DATA: u16 = 42;
 const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
 const EXTENSION_KEY_SHARE: u16 = 51;
-const PROTOCOL_MMTP: &[u8] = super::settings::ALPN_MMTP;
+const VERSION_SSL3: [u8; 2] = [3, 0];
 const VERSION_TLS13: [u8; 2] = [3, 4];
 const SUITE_CHACHA20_POLY1305_SHA256: u16 = 0x1303;
 const SUITES_TLS13: core::ops::RangeInclusive<u16> = 0x1301..=0x13ff;
@@ -31,12 +32,12 @@ const SUITES_TLS13: core::ops::RangeInclusive<u16> = 0x1301..=0x13ff;
 pub(super) struct Hello {
     /// Of the suites of TLS 1.3, ChaCha20 stands first.
     pub(super) chacha_first: bool,
+    /// Its legacy_version is that of SSL 3.0.
+    is_ssl3: bool,
     /// It offers TLS 1.3.
     pub(super) offers_tls13: bool,
     /// It names application protocols.
     pub(super) offers_alpn: bool,
-    /// One of them is MMTP.
-    pub(super) offers_mmtp: bool,
     /// It sends early data behind.
     pub(super) offers_early_data: bool,
     /// The server it wants to reach.
@@ -55,8 +56,8 @@ pub(super) struct Hello {
 impl Hello {
     /// Why it cannot be served, as far as its extensions say so.
     pub(super) fn refusal(&self, alpn_required: bool) -> Option<TlsError> {
-        if !self.offers_tls13 {
-            return Some(TlsError::ProtocolVersion); // RFC 8446 4.2.1
+        if !self.offers_tls13 || self.is_ssl3 {
+            return Some(TlsError::ProtocolVersion); // RFC 8446 4.2.1 and D.5
         }
         // RFC 8446 9.2
         if !self.has_pre_shared_key && !self.has_signature_algorithms {
@@ -143,27 +144,26 @@ fn gather(mut records: &[u8]) -> Option<Cow<'_, [u8]>> {
 
 fn parse(body: &[u8]) -> Option<Hello> {
     let mut reader = Reader(body);
-    reader.take(2 + 32)?; // legacy_version, random
-    reader.vector8()?; // legacy_session_id
-    let suites = reader.vector16()?;
-    reader.vector8()?; // legacy_compression_methods
-    let mut hello = Hello { chacha_first: chacha_first(suites), ..Hello::default() };
+    let legacy_version = reader.array()?;
+    reader.take(32)?; // random
+    reader.vector::<1>()?; // legacy_session_id
+    let suites = reader.vector::<2>()?;
+    reader.vector::<1>()?; // legacy_compression_methods
+    let is_ssl3 = legacy_version == VERSION_SSL3;
+    let mut hello = Hello { chacha_first: chacha_first(suites), is_ssl3, ..Hello::default() };
     if reader.0.is_empty() {
         return Some(hello); // no extensions: a client from before TLS 1.3
     }
-    let mut extensions = Reader(reader.vector16()?);
+    let mut extensions = Reader(reader.vector::<2>()?);
     while !extensions.0.is_empty() {
         let kind = extensions.u16()?;
-        let content = extensions.vector16()?;
+        let content = extensions.vector::<2>()?;
         match kind {
             EXTENSION_SERVER_NAME => hello.server_name = server_name(content),
-            EXTENSION_ALPN => {
-                hello.offers_alpn = true;
-                hello.offers_mmtp = offers_mmtp(content);
-            }
+            EXTENSION_ALPN => hello.offers_alpn = true,
             EXTENSION_EARLY_DATA => hello.offers_early_data = true,
             EXTENSION_SUPPORTED_VERSIONS => {
-                let versions = Reader(content).vector8()?;
+                let versions = Reader(content).vector::<1>()?;
                 hello.offers_tls13 = versions.chunks_exact(2).any(|version| version == VERSION_TLS13);
             }
             EXTENSION_SUPPORTED_GROUPS => hello.has_groups = true,
@@ -181,16 +181,9 @@ fn parse(body: &[u8]) -> Option<Hello> {
 
 /// The first identity of a pre_shared_key extension (RFC 8446 4.2.11) and its age.
 fn first_ticket(content: &[u8]) -> Option<(Option<[u8; TICKET_ID_BYTES]>, u32)> {
-    let mut identities = Reader(Reader(content).vector16()?);
-    let identity = identities.vector16()?;
-    let (age, _) = identities.0.split_first_chunk::<4>()?;
-    Some((identity.try_into().ok(), u32::from_be_bytes(*age)))
-}
-
-/// Whether MMTP is among the protocols of an ALPN extension (RFC 7301 3.1).
-fn offers_mmtp(content: &[u8]) -> bool {
-    let mut names = Reader(Reader(content).vector16().unwrap_or_default());
-    core::iter::from_fn(|| names.vector8()).any(|name| name == PROTOCOL_MMTP)
+    let mut identities = Reader(Reader(content).vector::<2>()?);
+    let identity = identities.vector::<2>()?;
+    Some((identity.try_into().ok(), identities.u32()?))
 }
 
 fn chacha_first(suites: &[u8]) -> bool {
@@ -203,38 +196,11 @@ fn chacha_first(suites: &[u8]) -> bool {
 
 /// The host name of a server_name extension (RFC 6066 section 3), unless it is not one.
 fn server_name(content: &[u8]) -> Option<Box<str>> {
-    let mut names = Reader(Reader(content).vector16()?);
+    let mut names = Reader(Reader(content).vector::<2>()?);
     let [0] = names.take(1)? else { return None };
-    let name = core::str::from_utf8(names.vector16()?).ok()?;
+    let name = core::str::from_utf8(names.vector::<2>()?).ok()?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     (!name.is_empty() && name.len() <= 253 && name.bytes().all(allowed)).then(|| name.into())
-}
-
-/// Takes bytes from the front; `None` when there are too few.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        let (taken, rest) = self.0.split_first_chunk::<2>()?;
-        self.0 = rest;
-        Some(u16::from_be_bytes(*taken))
-    }
-
-    fn vector8(&mut self) -> Option<&'a [u8]> {
-        let length = self.take(1)?[0];
-        self.take(usize::from(length))
-    }
-
-    fn vector16(&mut self) -> Option<&'a [u8]> {
-        let length = self.u16()?;
-        self.take(usize::from(length))
-    }
 }
 
 #[cfg(test)]
@@ -312,6 +278,7 @@ mod tests {
             hello.refusal(true)
         };
         assert_eq!(missing(|hello| hello.offers_tls13 = false), Some(TlsError::ProtocolVersion));
+        assert_eq!(missing(|hello| hello.is_ssl3 = true), Some(TlsError::ProtocolVersion));
         assert_eq!(missing(|hello| hello.offers_alpn = false), Some(TlsError::NoApplicationProtocol));
         for change in [
             (|hello| hello.has_groups = false) as fn(&mut Hello),

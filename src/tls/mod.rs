@@ -11,12 +11,15 @@
 //! ```
 
 mod desk;
+mod digest;
 mod error;
 #[cfg(test)]
 mod fixture;
 mod handshake;
 mod hello;
 mod keepsake;
+mod mint;
+mod reader;
 mod record;
 mod schedule;
 mod settings;
@@ -80,10 +83,6 @@ pub struct Hello<'a> {
     pub server_name: Option<&'a str>,
     /// The first ticket it shows, if its length is that of ours.
     pub ticket: Option<[u8; TICKET_ID_BYTES]>,
-    /// Whether early data comes behind.
-    pub offers_early_data: bool,
-    /// Whether it offers MMTP.
-    pub offers_mmtp: bool,
     /// [`ServerSettings::realm`] of the settings that this session began with, and finishes with.
     pub realm: u64,
 }
@@ -249,28 +248,21 @@ impl Session {
         handshake.hello().map(|hello| Hello {
             server_name: hello.server_name.as_deref(),
             ticket: hello.ticket,
-            offers_early_data: hello.offers_early_data,
-            offers_mmtp: hello.offers_mmtp,
             realm: handshake.realm(),
         })
     }
 
     /// Goes on after [`Received::Hello`]. `ticket`: the value stored for [`Hello::ticket`] when it was issued, if one was
-    /// found; it must have been taken from its store, so that it never serves again. `early`: whether early data may be
-    /// accepted with it. Gives [`Received::Early`] when it was, [`Received::Nothing`] otherwise.
+    /// found; it must have been taken from its store, so that it never serves again. With it goes early data, where the
+    /// settings allow it. Gives [`Received::Early`] when it was accepted, [`Received::Nothing`] otherwise.
     ///
     /// # Errors
     /// As [`Session::receive`].
-    pub fn proceed(
-        &mut self,
-        ticket: Option<&[u8]>,
-        early: bool,
-        out: &mut Vec<u8>,
-    ) -> Result<Received<'static>, TlsError> {
+    pub fn proceed(&mut self, ticket: Option<&[u8]>, out: &mut Vec<u8>) -> Result<Received<'static>, TlsError> {
         let State::Handshaking(Handshake::Server(handshake)) = &mut self.state else {
             return Err(TlsError::Misuse("nothing waits for Session::proceed"));
         };
-        let opened = handshake.proceed(ticket, early, out).and_then(|()| match handshake.early() {
+        let opened = handshake.proceed(ticket, out).and_then(|()| match handshake.early() {
             Early::Accepted => handshake.established().map(|opened| Received::Early(Box::new(opened))),
             Early::NotOffered | Early::Refused => Ok(Received::Nothing),
         });
@@ -294,8 +286,7 @@ impl Session {
         let State::Handshaking(handshake) = core::mem::replace(&mut self.state, State::Failed) else {
             return Err(TlsError::Misuse("session is not handshaking"));
         };
-        let mut complete = handshake.complete()?;
-        let established = complete.established.clone();
+        let (established, mut complete) = handshake.complete()?;
         let (refusal, issued) = (complete.refusal, core::mem::take(&mut complete.issued));
         self.state = State::Established(Traffic::new(complete));
         match refusal {

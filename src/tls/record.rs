@@ -3,9 +3,11 @@
 //! Owns a traffic secret, the cipher made from it and the count of records it has protected; never buffers, never
 //! allocates per record. Invariant: a sequence number is used once per key, and a key is not used past its limit.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use rustls::ConnectionTrafficSecrets;
+use zeroize::Zeroizing;
 
-use super::desk::{self, Secret};
+use super::desk::Secret;
 use super::error::TlsError;
 use super::{Suite, schedule};
 
@@ -99,6 +101,14 @@ pub(super) fn put_plain(content: ContentType, payload: &[u8], out: &mut Vec<u8>)
     out.extend_from_slice(payload);
 }
 
+fn algorithm(suite: Suite) -> &'static Algorithm {
+    match suite {
+        Suite::Aes128Gcm => &AES_128_GCM,
+        Suite::Aes256Gcm => &AES_256_GCM,
+        Suite::Chacha20Poly1305 => &CHACHA20_POLY1305,
+    }
+}
+
 /// The protection of one direction under one traffic secret after another.
 pub(super) struct Protection {
     /// What is derived from the secret. `None` while the connection rests; boxed, so that one that rests is small.
@@ -117,16 +127,15 @@ struct Cipher {
 impl Cipher {
     /// RFC 8446 7.3.
     fn new(suite: Suite, secret: &Secret) -> Result<Box<Cipher>, TlsError> {
-        let (algorithm, key_bytes) = match suite {
-            Suite::Aes128Gcm => (&AES_128_GCM, 16),
-            Suite::Aes256Gcm => (&AES_256_GCM, 32),
-            Suite::Chacha20Poly1305 => (&CHACHA20_POLY1305, 32),
-        };
-        let (mut key, mut iv) = ([0; KEY_BYTES_MAX], [0; IV_BYTES]);
-        schedule::expand_label(suite, secret, b"key", &mut key[..key_bytes])?;
+        let (mut key, mut iv) = (Zeroizing::new([0; KEY_BYTES_MAX]), [0; IV_BYTES]);
+        let key = &mut key[..algorithm(suite).key_len()];
+        schedule::expand_label(suite, secret, b"key", key)?;
         schedule::expand_label(suite, secret, b"iv", &mut iv)?;
-        let unbound = UnboundKey::new(algorithm, &key[..key_bytes]);
-        desk::clear(&mut key);
+        Cipher::from_keys(suite, key, iv)
+    }
+
+    fn from_keys(suite: Suite, key: &[u8], iv: [u8; IV_BYTES]) -> Result<Box<Cipher>, TlsError> {
+        let unbound = UnboundKey::new(algorithm(suite), key);
         let key = LessSafeKey::new(unbound.map_err(|_| TlsError::Internal("cipher refused its key"))?);
         Ok(Box::new(Cipher { key, iv }))
     }
@@ -145,6 +154,27 @@ impl Protection {
     /// Begins with the secret that a handshake led to, with which `sequence` records have been protected already.
     pub(super) fn new(suite: Suite, secret: Secret, sequence: u64) -> Protection {
         Protection { cipher: None, secret, sequence, suite }
+    }
+
+    /// The same, with what rustls has derived from the secret already.
+    pub(super) fn derived(
+        suite: Suite,
+        secret: Secret,
+        (sequence, derived): (u64, ConnectionTrafficSecrets),
+    ) -> Result<Protection, TlsError> {
+        let unknown = TlsError::Internal("keys of another cipher suite");
+        let (found, key, iv) = match derived {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Suite::Chacha20Poly1305, key, iv),
+            _ => return Err(unknown),
+        };
+        if found != suite {
+            return Err(unknown);
+        }
+        let iv = iv.as_ref().try_into().map_err(|_| unknown)?;
+        let cipher = Some(Cipher::from_keys(suite, key.as_ref(), iv)?);
+        Ok(Protection { cipher, secret, sequence, suite })
     }
 
     /// Goes on with the next secret (RFC 8446 7.2). The old one is gone.
@@ -232,6 +262,14 @@ impl Protection {
         out.extend_from_slice(&tag);
         self.sequence += 1;
         Ok(())
+    }
+
+    /// Appends a record that holds `payload`. On an error nothing is appended.
+    pub(super) fn put(&mut self, content: ContentType, payload: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
+        let start = out.len();
+        out.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
+        out.extend_from_slice(payload);
+        self.seal(content, out, start).inspect_err(|_| out.truncate(start))
     }
 }
 

@@ -3,9 +3,10 @@
 //! Owns nothing: secrets in, keys and secrets out. Invariant: no secret is copied to where it is not cleared.
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
+use zeroize::Zeroizing;
 
 use super::Suite;
-use super::desk::{Secret, clear};
+use super::desk::Secret;
 use super::error::TlsError;
 
 const LABEL_PREFIX: &[u8] = b"tls13 ";
@@ -37,12 +38,10 @@ pub(super) fn expand_label(suite: Suite, secret: &Secret, label: &[u8], out: &mu
 
 /// The secret after a key update (RFC 8446 7.2).
 pub(super) fn next_secret(suite: Suite, secret: &Secret) -> Result<Secret, TlsError> {
-    let mut next = [0; 48];
+    let mut next = Zeroizing::new([0; 48]);
     let length = secret.as_bytes().len();
     expand_label(suite, secret, b"traffic upd", &mut next[..length])?;
-    let made = Secret::new(&next[..length]).ok_or(TlsError::Internal("secret too long"));
-    clear(&mut next);
-    made
+    Secret::new(&next[..length]).ok_or(TlsError::Internal("secret too long"))
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 use super::desk::Desk;
-use super::keepsake;
+use super::digest::sha256;
+use super::mint;
 use super::record::KEY_UPDATE_RECORDS;
 
 /// ALPN of MMTP/1 (MMTP 2).
@@ -201,11 +202,6 @@ impl Roots {
     }
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().try_into().expect("SHA-256 gives 32 bytes")
-}
-
 /// The names that an identity is shown for, in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
@@ -301,7 +297,8 @@ pub struct ClientOptions {
     /// Servers whose tickets are remembered. Zero: no resumption.
     pub sessions: usize,
     /// Whether tickets are handed to the caller ([`super::Session::client_tickets`]), who offers them again, instead of
-    /// being remembered here; `sessions` then means nothing.
+    /// being remembered here; `sessions` then means nothing. For clients that dial from afar: they ask for compressed
+    /// certificates too (RFC 8879).
     pub keeps_tickets: bool,
     /// With kept tickets: whether early data may be offered.
     pub early_data: bool,
@@ -525,7 +522,7 @@ impl ClientSettings {
     pub fn new(options: &ClientOptions) -> Result<ClientSettings, SettingsError> {
         let mut suites = if options.chacha_first { CHACHA_FIRST } else { AES_FIRST }.to_vec();
         if options.keeps_tickets {
-            suites = keepsake::suites(&suites);
+            suites = mint::suites(&suites);
         }
         let crypto = crypto(&suites, options.post_quantum);
         let builder = ClientConfig::builder_with_provider(Arc::clone(&crypto))
@@ -536,7 +533,7 @@ impl ClientSettings {
             let usual = WebPkiServerVerifier::builder_with_provider(roots, crypto)
                 .build()
                 .map_err(|error| SettingsError::BadRoots(error.to_string()))?;
-            builder.dangerous().with_custom_certificate_verifier(keepsake::verifier(usual))
+            builder.dangerous().with_custom_certificate_verifier(mint::verifier(usual))
         } else {
             builder.with_root_certificates(roots)
         };
@@ -549,13 +546,15 @@ impl ClientSettings {
         config.alpn_protocols.clone_from(&options.alpn);
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(Desk); // the traffic secrets
-        config.cert_decompressors = Vec::new(); // trunks are few and last: not worth a decompressor
+        if !options.keeps_tickets {
+            config.cert_decompressors = Vec::new(); // trunks are few and last: not worth a decompressor
+        }
         config.resumption = match options.sessions {
             0 => Resumption::disabled(),
             sessions => Resumption::in_memory_sessions(sessions),
         };
         if options.keeps_tickets {
-            keepsake::attach(&mut config);
+            mint::attach(&mut config);
         }
         let mut early_config = config.clone();
         early_config.enable_early_data = true;

@@ -7,8 +7,9 @@
 use super::Received;
 use super::error::{Alert, TlsError};
 use super::handshake::Complete;
-use super::keepsake::{ClientTicket, TicketTaker};
-use super::record::{ContentType, Protection, RECORD_HEADER_BYTES};
+use super::keepsake::ClientTicket;
+use super::mint::TicketTaker;
+use super::record::{ContentType, Protection};
 
 /// Records in a row that carry no application data, before the peer is taken for one that only wants to keep us busy.
 const IDLE_RECORDS_MAX: u16 = 32;
@@ -21,8 +22,6 @@ const MESSAGE_BYTES_MAX: usize = 1 << 14;
 const MESSAGE_HEADER_BYTES: usize = 4;
 const MESSAGE_NEW_SESSION_TICKET: u8 = 4;
 const MESSAGE_KEY_UPDATE: u8 = 24;
-const ALERT_LEVEL_WARNING: u8 = 1;
-const ALERT_LEVEL_FATAL: u8 = 2;
 const ALERT_CLOSE_NOTIFY: u8 = 0;
 const ALERT_USER_CANCELED: u8 = 90;
 
@@ -222,7 +221,7 @@ impl Traffic {
     }
 
     fn put_update(&mut self, request: bool, out: &mut Vec<u8>) -> Result<(), TlsError> {
-        self.put(ContentType::Handshake, &[MESSAGE_KEY_UPDATE, 0, 0, 1, u8::from(request)], out)?;
+        self.sending.put(ContentType::Handshake, &[MESSAGE_KEY_UPDATE, 0, 0, 1, u8::from(request)], out)?;
         self.sending.update()
     }
 
@@ -235,19 +234,9 @@ impl Traffic {
         if self.sending_closed {
             return;
         }
-        let level = if alert == Alert::CloseNotify { ALERT_LEVEL_WARNING } else { ALERT_LEVEL_FATAL };
-        let start = out.len();
-        if self.put(ContentType::Alert, &[level, alert.code()], out).is_err() {
-            out.truncate(start); // the key is used up: the peer sees the connection end without the alert
-        }
+        // With a key that is used up, the peer sees the connection end without the alert.
+        let _ = self.sending.put(ContentType::Alert, &alert.message(), out);
         self.sending_closed = true;
-    }
-
-    fn put(&mut self, content: ContentType, payload: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
-        let start = out.len();
-        out.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
-        out.extend_from_slice(payload);
-        self.sending.seal(content, out, start)
     }
 }
 

@@ -371,7 +371,7 @@ impl<L: Role<Links>> Engine<L> {
         };
         let session = link.lane.session.as_mut().expect("a held link has one");
         let mut replies = std::mem::take(&mut self.replies);
-        let received = session.proceed(ticket, ticket.is_some(), &mut replies);
+        let received = session.proceed(ticket, &mut replies);
         link.lane.put_ahead(&replies);
         self.links.touch(key);
         replies.clear();

@@ -1,6 +1,6 @@
 //! What the tests of TLS share: certificates made in memory, and a pump between two sessions.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{
@@ -98,8 +98,6 @@ impl Said {
 thread_local! {
     /// Every ticket that servers of a test issued: each test has a thread of its own.
     pub static STORE: RefCell<Vec<IssuedTicket>> = const { RefCell::new(Vec::new()) };
-    /// Whether servers of a test may take early data.
-    pub static EARLY_WELCOME: Cell<bool> = const { Cell::new(true) };
 }
 
 /// Goes on with the ticket that the client shows, which is taken from the store.
@@ -109,7 +107,7 @@ fn proceed(session: &mut Session, out: &mut Vec<u8>) -> Result<Received<'static>
         let found = store.iter().position(|ticket| Some(ticket.id) == shown)?;
         Some(store.swap_remove(found))
     });
-    session.proceed(taken.as_ref().map(|ticket| &ticket.value[..]), EARLY_WELCOME.get(), out)
+    session.proceed(taken.as_ref().map(|ticket| &ticket.value[..]), out)
 }
 
 /// Hands the whole records at the front of `input` to `session`, until an error.

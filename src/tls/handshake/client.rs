@@ -9,11 +9,12 @@ use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 
 use super::super::desk::{self, Papers};
 use super::super::error::{TlsError, from_rustls};
-use super::super::keepsake::{self, ClientTicket, Issue, TicketTaker};
+use super::super::keepsake::ClientTicket;
+use super::super::mint::{self, Issue, TicketTaker};
 use super::super::record::{ContentType, PLAINTEXT_BYTES_MAX, Protection, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES};
 use super::super::settings::{ClientInner, ClientSettings};
-use super::super::{Early, handshake};
-use super::{Complete, Intake, Progress, Step, has_keys, leftover, step};
+use super::super::{Early, Established, handshake};
+use super::{Complete, Intake, Progress, Step, leftover, step};
 
 /// What a record of early data costs of the server's limit beside its plaintext. A server that skips early data counts
 /// ciphertext (RFC 8446 4.2.10), and some count the header.
@@ -50,15 +51,12 @@ impl ClientHandshake {
         let config = if offers_early_data { &inner.early_config } else { &inner.config };
         let (has_ticket, ticket_peer) = (ticket.is_some(), ticket.as_ref().and_then(ClientTicket::peer));
         let early_left = ticket.as_ref().map_or(0, |ticket| ticket.early_bytes_max() as usize);
-        let connection = if inner.keeps_tickets {
-            keepsake::connect(config, server_name, ticket)?
-        } else {
-            UnbufferedClientConnection::new(config.clone(), server_name).map_err(|error| from_rustls(&error))?
-        };
+        let mut papers = Box::default();
+        let connection = mint::connect(&mut papers, config, server_name, ticket)?;
         let mut handshake = ClientHandshake {
             intake: Intake::default(),
             connection,
-            papers: Box::default(),
+            papers,
             settings: settings.clone(),
             name: name.into(),
             ticket_peer,
@@ -100,8 +98,7 @@ impl ClientHandshake {
     pub(in crate::tls) fn seal(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {
         let end = out.len();
         let plaintext = match out.get(start..).and_then(|record| record.get(RECORD_HEADER_BYTES..)) {
-            Some(plaintext) if self.early == Early::NotOffered => {
-                let _ = plaintext;
+            Some(_) if self.early == Early::NotOffered => {
                 return Err(TlsError::Misuse("sealed before the handshake is complete"));
             }
             Some(plaintext) if plaintext.len() <= self.early_room().min(PLAINTEXT_BYTES_MAX) => plaintext.to_vec(),
@@ -127,14 +124,14 @@ impl ClientHandshake {
     }
 
     pub(super) fn receive(&mut self, record: &[u8], out: &mut Vec<u8>) -> Result<Progress, TlsError> {
-        if let Err(error) = self.intake.take(record, has_keys(self.common())) {
+        if let Err(error) = self.intake.take(record, self.has_keys()) {
             self.put_alert(error, out);
             return Err(error);
         }
         let before = out.len();
         let driven = self.drive(out).inspect_err(|&error| {
             // rustls writes the alert of what it finds itself, except for a few faults.
-            if out.len() == before {
+            if !self.flush(out) {
                 self.put_alert(error, out);
             }
         });
@@ -152,27 +149,34 @@ impl ClientHandshake {
     /// Lets rustls work until it waits for the peer. True when the handshake is complete.
     fn drive(&mut self, out: &mut Vec<u8>) -> Result<bool, TlsError> {
         let ClientHandshake { papers, connection, intake, .. } = self;
-        desk::with(papers, || drive(connection, &mut intake.input, out)).inspect_err(|_| self.flush_alert(out))
+        desk::with(papers, || drive(connection, &mut intake.input, out))
     }
 
-    /// After a failure, the alert that rustls has queued. It is asked only while it has something to send: given the
-    /// same input again it would find the same fault again.
-    fn flush_alert(&mut self, out: &mut Vec<u8>) {
-        while self.common().wants_write() {
-            if step(self.connection.process_tls_records(&mut []).state, out).is_err() {
-                return;
-            }
-        }
+    /// After a failure, what rustls has queued: its alert. False when there is none. It is asked only while it has
+    /// something to send: given the same input again it would find the same fault again.
+    fn flush(&mut self, out: &mut Vec<u8>) -> bool {
+        let connection = &mut self.connection;
+        let is_queued = connection.wants_write();
+        while connection.wants_write() && step(connection.process_tls_records(&mut []).state, out).is_ok() {}
+        is_queued
+    }
+
+    /// Whether ServerHello has come.
+    fn has_keys(&self) -> bool {
+        self.papers.client_handshake.is_some()
     }
 
     pub(super) fn put_alert(&mut self, error: TlsError, out: &mut Vec<u8>) {
-        if let Some(faulty) = Intake::fault_for(error, has_keys(self.common()), out) {
-            self.intake.input.extend_from_slice(faulty);
-            let _ = self.drive(out);
+        let Some(alert) = error.alert() else { return };
+        if self.has_keys() && self.early != Early::NotOffered {
+            return; // whether the server expects it under the key of early data or that of the handshake is not known
         }
+        // Nothing is sealed with that secret before the last flight, which ends the handshake.
+        let secret = self.papers.client_handshake.as_ref().map(|secret| (secret, 0));
+        super::put_alert(Some(self.common()), secret, alert, out);
     }
 
-    pub(super) fn complete(self) -> Result<Complete, TlsError> {
+    pub(super) fn complete(self) -> Result<(Established, Complete), TlsError> {
         let mut established = handshake::established(self.common(), None, self.early, false)?;
         if established.resumed && self.has_ticket {
             established.peer_certificate_sha256 = self.ticket_peer;
@@ -191,16 +195,25 @@ impl ClientHandshake {
         let Papers { client_traffic: Some(sending), server_traffic: Some(receiving), .. } = *self.papers else {
             return Err(TlsError::Internal("no traffic secrets"));
         };
-        Ok(Complete {
-            receiving: Protection::new(established.suite, receiving, secrets.rx.0),
-            sending: Protection::new(established.suite, sending, secrets.tx.0),
+        let complete = Complete {
+            receiving: Protection::derived(established.suite, receiving, secrets.rx)?,
+            sending: Protection::derived(established.suite, sending, secrets.tx)?,
             tickets: Some(Box::new(TicketTaker::new(kernel, issue))),
-            established,
             issued: Vec::new(),
             sending_closed: false,
             refusal,
             key_update_records,
-        })
+        };
+        Ok((established, complete))
+    }
+}
+
+#[cfg(test)]
+impl ClientHandshake {
+    /// What the client seals with after ServerHello.
+    pub(super) fn sending_for_test(&self) -> Protection {
+        let suite = super::suite(self.common()).unwrap();
+        Protection::new(suite, self.papers.client_handshake.clone().unwrap(), 0)
     }
 }
 

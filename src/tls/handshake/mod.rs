@@ -14,9 +14,10 @@ use rustls::{CommonState, HandshakeKind};
 pub(super) use client::ClientHandshake;
 pub(super) use server::ServerHandshake;
 
-use super::desk::IssuedTicket;
+use super::desk::{IssuedTicket, Secret};
+use super::digest::sha256;
 use super::error::{Alert, TlsError, from_rustls};
-use super::keepsake::TicketTaker;
+use super::mint::TicketTaker;
 use super::record::{ContentType, PLAINTEXT_BYTES_MAX, Protection, RECORD_HEADER_BYTES, put_plain};
 use super::settings::ALPN_MMTP;
 use super::{Early, Established, Suite};
@@ -55,7 +56,6 @@ pub(super) struct Complete {
     pub(super) sending: Protection,
     /// Some on a client.
     pub(super) tickets: Option<Box<TicketTaker>>,
-    pub(super) established: Established,
     /// Tickets that a server gave.
     pub(super) issued: Vec<IssuedTicket>,
     /// This side has said close_notify, in half-RTT data.
@@ -82,7 +82,7 @@ impl Handshake {
         }
     }
 
-    /// Writes the alert of a fault that rustls did not find.
+    /// Writes the alert of a fault, unless rustls has written one.
     pub(super) fn put_alert(&mut self, error: TlsError, out: &mut Vec<u8>) {
         match self {
             Handshake::Server(handshake) => handshake.put_alert(error, out),
@@ -91,7 +91,7 @@ impl Handshake {
     }
 
     /// Takes the connection out of rustls.
-    pub(super) fn complete(self) -> Result<Complete, TlsError> {
+    pub(super) fn complete(self) -> Result<(Established, Complete), TlsError> {
         match self {
             Handshake::Server(handshake) => handshake.complete(),
             Handshake::Client(handshake) => handshake.complete(),
@@ -110,7 +110,7 @@ struct Intake {
 }
 
 impl Intake {
-    /// Takes one whole record. `has_keys`: rustls protects what it sends.
+    /// Takes one whole record. `has_keys`: the peer's next record may be protected.
     fn take(&mut self, record: &[u8], has_keys: bool) -> Result<(), TlsError> {
         let (content, length) = outline(record)?;
         if !has_keys {
@@ -131,23 +131,18 @@ impl Intake {
         self.input.extend_from_slice(record);
         Ok(())
     }
+}
 
-    /// For [`Handshake::put_alert`]: what to hand to rustls so that it writes the alert of `error`; `None` when there is
-    /// nothing to hand, since the alert is written in the clear already, or none is due.
-    fn fault_for(error: TlsError, has_keys: bool, out: &mut Vec<u8>) -> Option<&'static [u8]> {
-        let alert = error.alert()?;
-        if !has_keys {
-            put_plain(ContentType::Alert, &[2, alert.code()], out);
-            return None;
-        }
-        // Under handshake keys only rustls can write one, and offers no way to choose it. Handed a record with such a
-        // fault, it does (for a length that is too large, decode_error instead of record_overflow).
-        match alert {
-            Alert::RecordOverflow => Some(&[23, 3, 3, 0xff, 0xff]),
-            Alert::UnexpectedMessage => Some(&[20, 3, 3, 0, 1, 0]),
-            _ => None, // no other is found here once there are keys
-        }
-    }
+/// Writes an alert as the next record of this side, without rustls, which offers no way to choose one and writes none
+/// for some of the faults that it finds. `secret`: what this side seals with by now, if it does, and how many records it
+/// has sealed with it. rustls must seal nothing with it afterwards.
+fn put_alert(common: Option<&CommonState>, secret: Option<(&Secret, u64)>, alert: Alert, out: &mut Vec<u8>) {
+    let Some((secret, sequence)) = secret else {
+        return put_plain(ContentType::Alert, &alert.message(), out);
+    };
+    let Some(suite) = common.and_then(suite) else { return };
+    // Should the cipher fail, the peer sees the connection end without the alert.
+    let _ = Protection::new(suite, secret.clone(), sequence).put(ContentType::Alert, &alert.message(), out);
 }
 
 /// The content type of a record and the length of its payload.
@@ -169,9 +164,9 @@ fn before_keys(content: u8, payload: &[u8]) -> Result<(), TlsError> {
     }
 }
 
-/// Whether rustls has chosen a cipher suite, after which it protects what it sends.
-fn has_keys(common: &CommonState) -> bool {
-    common.negotiated_cipher_suite().is_some()
+/// The cipher suite that rustls has chosen, once it has.
+fn suite(common: &CommonState) -> Option<Suite> {
+    common.negotiated_cipher_suite().and_then(|suite| Suite::from_code(u16::from(suite.suite())))
 }
 
 fn established(
@@ -181,19 +176,14 @@ fn established(
     retried: bool,
 ) -> Result<Established, TlsError> {
     let protocol = if common.alpn_protocol() == Some(ALPN_MMTP) { Protocol::Mmtp } else { Protocol::Opaque };
-    let suite = common.negotiated_cipher_suite().and_then(|suite| Suite::from_code(u16::from(suite.suite())));
-    let suite = suite.ok_or(TlsError::Internal("cipher suite without a record layer"))?;
-    let digest = |leaf: &[u8]| {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
-        <[u8; 32]>::try_from(digest.as_ref()).expect("SHA-256 gives 32 bytes")
-    };
+    let suite = suite(common).ok_or(TlsError::Internal("cipher suite without a record layer"))?;
     Ok(Established {
         protocol,
         resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
         retried: retried || common.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest),
         early,
         suite,
-        peer_certificate_sha256: common.peer_certificates().and_then(|chain| chain.first()).map(|leaf| digest(leaf)),
+        peer_certificate_sha256: common.peer_certificates().and_then(|chain| chain.first()).map(|leaf| sha256(leaf)),
         alpn: common.alpn_protocol().map(Box::from),
         server_name,
     })
@@ -243,4 +233,83 @@ pub(super) fn step<Data>(
 fn leftover(intake: &Intake) -> Option<TlsError> {
     // RFC 8446 5.1
     (!intake.input.is_empty()).then_some(TlsError::Unexpected("handshake message spans a change of keys"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::Alert;
+    use super::super::fixture::{Authority, NAME};
+    use super::super::keepsake::tests::World;
+    use super::super::{
+        ClientOptions, ClientSettings, ClientTicket, Received, ServerSettings, Session, State, record_bytes,
+    };
+    use super::*;
+
+    fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut whole = Vec::new();
+        while let Some(length) = record_bytes(bytes).unwrap() {
+            let (record, rest) = bytes.split_at(length);
+            whole.push(record.to_vec());
+            bytes = rest;
+        }
+        whole
+    }
+
+    fn take(session: &mut Session, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
+        for mut record in records(bytes) {
+            if let Received::Hello = session.receive(&mut record, out)? {
+                session.proceed(None, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a server says, and what the client is told, when these inner plaintexts come in place of the client's
+    /// Finished, and then these bytes as they are.
+    fn verdict(
+        client: &ClientSettings,
+        server: &ServerSettings,
+        ticket: Option<ClientTicket>,
+        inner: &[&[u8]],
+        bytes: &[u8],
+    ) -> (Option<TlsError>, Option<TlsError>) {
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+        let mut client = Session::client(client, NAME, ticket, &mut to_server).unwrap();
+        let mut server = Session::server(server);
+        take(&mut server, &to_server, &mut to_client).unwrap();
+        let flight = records(&to_client);
+        take(&mut client, &flight[0], &mut Vec::new()).unwrap();
+        let State::Handshaking(Handshake::Client(handshake)) = &client.state else { panic!("it goes on") };
+        let mut hostile = handshake.sending_for_test();
+        to_server = inner.iter().flat_map(|inner| hostile.seal_inner(inner)).collect();
+        to_server.extend_from_slice(bytes);
+        let found = take(&mut server, &to_server, &mut to_client).err();
+        let told = take(&mut client, &to_client[flight[0].len()..], &mut Vec::new()).err();
+        (found, told)
+    }
+
+    #[test]
+    fn a_fault_that_rustls_has_no_alert_for_gets_one_all_the_same() {
+        let authority = Authority::new();
+        let options = ClientOptions { keeps_tickets: true, early_data: true, ..authority.client_options() };
+        let client = ClientSettings::new(&options).unwrap();
+        let server = ServerSettings::new(&authority.server_options()).unwrap();
+        let half: &[u8] = &[20, 0, 0, 32, 7, 7, 22];
+        let noise = [&[23, 3, 3, 0, 40][..], &[7; 40]].concat();
+        let zeros: &[u8] = &[0; 40];
+        let interleaved: &[u8] = &[7, 7, 23];
+        for (inner, bytes, alert) in [
+            (&[zeros][..], &[][..], Alert::UnexpectedMessage),     // RFC 8446 5.4
+            (&[half, interleaved], &[], Alert::UnexpectedMessage), // RFC 8446 5.1
+            (&[half], &noise, Alert::BadRecordMac),
+        ] {
+            let (found, told) = verdict(&client, &server, None, inner, bytes);
+            assert_eq!(found.and_then(TlsError::alert), Some(alert), "{found:?}");
+            assert_eq!(told, Some(TlsError::PeerAlert(alert.code())));
+        }
+        // RFC 8446 4.2.10: what is skipped are whole records of early data, before the handshake goes on.
+        let ticket = World::with(client.clone(), server.clone()).ticket();
+        let (found, told) = verdict(&client, &server, Some(ticket), &[half], &noise);
+        assert_eq!((found, told), (Some(TlsError::BadRecordMac), Some(TlsError::PeerAlert(20))));
+    }
 }

@@ -8,14 +8,14 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{CommonState, HandshakeKind};
 
-use super::super::desk::{self, IssuedTicket, Papers};
-use super::super::error::{TlsError, from_rustls};
+use super::super::desk::{self, IssuedTicket, Papers, TICKET_ID_BYTES};
+use super::super::error::{Alert, TlsError, from_rustls};
 use super::super::hello::{self, Gathered, Hello};
 use super::super::record::{ContentType, PLAINTEXT_BYTES_MAX, Protection, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES};
 use super::super::settings::ServerSettings;
-use super::super::ticket::{self, TicketFacts};
+use super::super::ticket::TicketFacts;
 use super::super::{Early, Established, handshake};
-use super::{Complete, Intake, Progress, Step, has_keys, leftover, outline, step};
+use super::{Complete, Intake, Progress, Step, leftover, outline, step};
 
 /// Records of early data that one handshake may bring, taken or skipped. Each costs a pass of the cipher at least.
 const EARLY_RECORDS_MAX: u32 = 512;
@@ -33,6 +33,9 @@ pub(in crate::tls) struct ServerHandshake {
     early_records: u32,
     skipped_bytes_left: usize,
     retried: bool,
+    /// Records of half-RTT data that rustls has sealed.
+    sealed_records: u64,
+    /// close_notify, or an alert, was put. rustls knows nothing of it.
     sending_closed: bool,
 }
 
@@ -74,6 +77,7 @@ impl ServerHandshake {
             early_records: 0,
             skipped_bytes_left,
             retried: false,
+            sealed_records: 0,
             sending_closed: false,
         }
     }
@@ -85,8 +89,10 @@ impl ServerHandshake {
         }
     }
 
+    /// Whether the flight has been sent, which ends with this side's Finished: what follows is sealed with the
+    /// application's secret.
     fn has_keys(&self) -> bool {
-        self.common().is_some_and(has_keys)
+        self.papers.server_traffic.is_some()
     }
 
     pub(in crate::tls) fn realm(&self) -> u64 {
@@ -190,31 +196,15 @@ impl ServerHandshake {
 
     /// Hands the ClientHello to rustls, with the ticket's value if there is one. What early data led to is for
     /// [`ServerHandshake::early`] to say.
-    pub(in crate::tls) fn proceed(
-        &mut self,
-        value: Option<&[u8]>,
-        early: bool,
-        out: &mut Vec<u8>,
-    ) -> Result<(), TlsError> {
+    pub(in crate::tls) fn proceed(&mut self, value: Option<&[u8]>, out: &mut Vec<u8>) -> Result<(), TlsError> {
         if !matches!(self.stage, Stage::Held) {
             return Err(TlsError::Misuse("nothing waits for Session::proceed"));
         }
-        let may_take_early = early && self.hello.offers_early_data && self.settings.inner.early_bytes_max > 0;
-        let mut facts = None;
-        if let (Some(id), Some(value)) = (self.hello.ticket, value) {
-            let mut ticket = IssuedTicket { id, value: value.to_vec() };
-            if may_take_early {
-                facts = TicketFacts::read(value);
-            }
-            if facts.is_none() {
-                // rustls would take early data by itself where its settings allow it, and its settings cannot change
-                // here: tickets that it issues now must go on saying how much early data is allowed.
-                ticket::spoil_age(&mut ticket.value);
-            }
-            self.papers.approved = Some(ticket);
-        }
+        let takes_early = self.hello.offers_early_data && self.settings.inner.early_bytes_max > 0;
+        let facts = value.filter(|_| takes_early).and_then(TicketFacts::read);
+        let approve = |(id, value): ([u8; TICKET_ID_BYTES], &[u8])| IssuedTicket { id, value: value.to_vec() };
+        self.papers.approved = self.hello.ticket.zip(value).map(approve);
         self.papers.wants_tickets = self.settings.inner.tickets > 0;
-        self.papers.wants_handshake_secret = self.hello.offers_early_data;
         self.begin(out)?;
         self.settle_early(facts.as_ref())
     }
@@ -240,7 +230,6 @@ impl ServerHandshake {
             let suite = suite.and_then(handshake::Suite::from_code).ok_or(TlsError::Internal("no suite"))?;
             self.skip = Skip::UntilOpened(Box::new(Protection::new(suite, secret, 0)));
         }
-        self.papers.client_handshake = None;
         Ok(())
     }
 
@@ -267,10 +256,10 @@ impl ServerHandshake {
     }
 
     fn drive_checked(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Result<Driven, TlsError> {
-        let before = out.len();
-        self.drive(record, out).inspect_err(|&error| {
+        let driven = self.drive(record, out);
+        driven.inspect_err(|&error| {
             // rustls writes the alert of what it finds itself, except for a few faults.
-            if out.len() == before {
+            if !self.flush(out) {
                 self.put_alert(error, out);
             }
         })
@@ -280,25 +269,32 @@ impl ServerHandshake {
     fn drive(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Result<Driven, TlsError> {
         let ServerHandshake { papers, stage, intake, .. } = self;
         let Stage::Driven(connection) = stage else { return Err(TlsError::Misuse("handshake not begun")) };
-        let driven = desk::with(papers, || drive(connection, &mut intake.input, record, out));
-        driven.inspect_err(|_| self.flush_alert(out))
+        desk::with(papers, || drive(connection, &mut intake.input, record, out))
     }
 
-    /// After a failure, the alert that rustls has queued. It is asked only while it has something to send: given the
-    /// same input again it would find the same fault again.
-    fn flush_alert(&mut self, out: &mut Vec<u8>) {
-        let Stage::Driven(connection) = &mut self.stage else { return };
-        while connection.wants_write() {
-            if step(connection.process_tls_records(&mut []).state, out).is_err() {
-                return;
-            }
+    /// After a failure, what rustls has queued: its alert. False when there is none. It is asked only while it has
+    /// something to send: given the same input again it would find the same fault again.
+    fn flush(&mut self, out: &mut Vec<u8>) -> bool {
+        let Stage::Driven(connection) = &mut self.stage else { return false };
+        if self.sending_closed {
+            return false; // what it has sealed comes too late, and under a number that is taken
         }
+        let is_queued = connection.wants_write();
+        while connection.wants_write() && step(connection.process_tls_records(&mut []).state, out).is_ok() {}
+        is_queued
     }
 
     pub(super) fn put_alert(&mut self, error: TlsError, out: &mut Vec<u8>) {
-        if let Some(faulty) = Intake::fault_for(error, self.has_keys(), out) {
-            self.intake.input.extend_from_slice(faulty);
-            let _ = self.drive(&mut [], out);
+        if let Some(alert) = error.alert() {
+            self.put(alert, out);
+        }
+    }
+
+    /// Puts an alert, after which nothing more is sent. Puts nothing after an earlier one.
+    fn put(&mut self, alert: Alert, out: &mut Vec<u8>) {
+        if !core::mem::replace(&mut self.sending_closed, true) {
+            let secret = self.papers.server_traffic.as_ref().map(|secret| (secret, self.sealed_records));
+            super::put_alert(self.common(), secret, alert, out);
         }
     }
 
@@ -325,19 +321,14 @@ impl ServerHandshake {
             Some(written) => out.truncate(start + written),
             None => out.truncate(plaintext_at + plaintext.len()),
         }
-        written.map(|_| ()).ok_or(TlsError::Internal("TLS library sealed no half-RTT data"))
+        written.map(|_| self.sealed_records += 1).ok_or(TlsError::Internal("TLS library sealed no half-RTT data"))
     }
 
-    /// Says close_notify in half-RTT data. No tickets follow it.
+    /// Says close_notify in half-RTT data. No tickets follow it: rustls, which does not know, seals nothing more.
     pub(in crate::tls) fn put_close_notify(&mut self, out: &mut Vec<u8>) {
-        const ALERT_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 2 + RECORD_TRAILER_BYTES;
-        if self.early != Early::Accepted || core::mem::replace(&mut self.sending_closed, true) {
-            return;
-        }
-        self.papers.wants_tickets = false;
-        let mut sealed = [0; ALERT_RECORD_BYTES];
-        if let Some(written) = self.write(|traffic| traffic.queue_close_notify(&mut sealed).ok()) {
-            out.extend_from_slice(&sealed[..written]);
+        if self.early == Early::Accepted {
+            self.papers.wants_tickets = false;
+            self.put(Alert::CloseNotify, out);
         }
     }
 
@@ -354,7 +345,7 @@ impl ServerHandshake {
         done
     }
 
-    pub(super) fn complete(self) -> Result<Complete, TlsError> {
+    pub(super) fn complete(self) -> Result<(Established, Complete), TlsError> {
         let established = self.established()?;
         let refusal = leftover(&self.intake);
         let Stage::Driven(connection) = self.stage else { return Err(TlsError::Misuse("handshake not begun")) };
@@ -362,16 +353,17 @@ impl ServerHandshake {
         let Papers { client_traffic: Some(receiving), server_traffic: Some(sending), issued, .. } = *self.papers else {
             return Err(TlsError::Internal("no traffic secrets"));
         };
-        Ok(Complete {
-            receiving: Protection::new(established.suite, receiving, secrets.rx.0),
-            sending: Protection::new(established.suite, sending, secrets.tx.0),
+        let sent_records = secrets.tx.0 + u64::from(self.sending_closed); // rustls knows nothing of close_notify
+        let complete = Complete {
+            receiving: Protection::derived(established.suite, receiving, secrets.rx)?,
+            sending: Protection::derived(established.suite, sending, (sent_records, secrets.tx.1))?,
             tickets: None,
-            established,
             issued,
             sending_closed: self.sending_closed,
             refusal,
             key_update_records: self.settings.inner.key_update_records,
-        })
+        };
+        Ok((established, complete))
     }
 }
 

@@ -93,7 +93,7 @@ fn feed(session: &mut Session, input: &mut Vec<u8>, out: &mut Vec<u8>) {
         let mut rest = input.split_off(length);
         core::mem::swap(&mut rest, input);
         if let Received::Hello = session.receive(&mut rest, out).expect("the handshake is in order") {
-            session.proceed(None, false, out).expect("the ClientHello is in order");
+            session.proceed(None, out).expect("the ClientHello is in order");
         }
     }
 }

@@ -49,7 +49,7 @@ fuzz_target!(|input: &[u8]| {
         let (record, behind) = rest.split_at_mut(length);
         rest = behind;
         let received = match session.receive(record, &mut out) {
-            Ok(Received::Hello) => session.proceed(None, true, &mut out),
+            Ok(Received::Hello) => session.proceed(None, &mut out),
             other => other,
         };
         match received {
