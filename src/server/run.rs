@@ -545,6 +545,55 @@ fn trunk_settings(side: Side, agent: Agent, id: &str) -> Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::certificates::{DevelopmentCa, Usage};
+    use crate::server::config::{Backbone, Gateway as GatewayAddress, Service, Surroundings, TrunkListener};
+    use crate::tls::{Received, Session, record_bytes};
+
+    /// Tickets that a listener issues to a dialer.
+    fn issued(listener: &ServerSettings, (dialer, name): &(ClientSettings, String)) -> usize {
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+        let mut client = Session::client(dialer, name, None, &mut to_server).expect("a name of the certificate");
+        let mut server = Session::server(listener);
+        loop {
+            let sent = std::mem::take(&mut to_server);
+            for mut record in records(sent) {
+                match server.receive(&mut record, &mut to_client).expect("our own client") {
+                    Received::Hello => drop(server.proceed(None, false, &mut to_client).expect("our own client")),
+                    Received::Established(_) => return server.issued().len(),
+                    _ => {}
+                }
+            }
+            for mut record in records(std::mem::take(&mut to_client)) {
+                client.receive(&mut record, &mut to_server).expect("our own server");
+            }
+            assert!(!to_server.is_empty(), "the handshake goes on");
+        }
+    }
+
+    fn records(mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        while let Some(length) = record_bytes(&bytes).expect("records") {
+            let behind = bytes.split_off(length);
+            found.push(std::mem::replace(&mut bytes, behind));
+        }
+        found
+    }
+
+    #[test]
+    fn clients_get_tickets_and_trunks_get_none() {
+        let ca = DevelopmentCa::new().expect("an authority");
+        let own = ca.issue("a", &[], Usage::ServerAndClient).expect("a certificate").identity();
+        let here = Surroundings { cores: vec![0], descriptors: 4096, now: SystemTime::now() };
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let backbone = Backbone::new(ca.authorities(), own.clone(), vec![GatewayAddress::new("b", address)]);
+        let listener = Listener::new(address, own.clone(), Some("web"));
+        let pop = pop_tls(&PopConfig::new("a", vec![0], &here, listener, backbone)).expect("a right one");
+        let listener = TrunkListener::new(address, own, ca.authorities());
+        let services = vec![Service::new("web", ServiceKind::Tunnel, address)];
+        let gateway = gateway_tls(&GatewayConfig::new("b", vec![0], &here, listener, services)).expect("a right one");
+        assert_eq!(issued(&pop.listeners[0], &pop.gateways[0]), 2);
+        assert_eq!(issued(&gateway.listeners[0], &pop.gateways[0]), 0);
+    }
 
     #[test]
     fn an_old_response_makes_files_be_read_once() {

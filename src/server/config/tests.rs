@@ -104,8 +104,9 @@ fn every_key_is_documented() {
     let fixture = Fixture::new();
     let stray = |text: &str, before: &[&str]| {
         before.iter().fold(format!("zzzzzz = 1\n{text}"), |text, header| {
-            assert!(text.contains(header), "{header}");
-            text.replace(header, &format!("{header}\nzzzzzz = 1"))
+            let line = format!("\n{header}"); // not where it is commented out
+            assert!(text.contains(&line), "{header}");
+            text.replace(&line, &format!("{line}\nzzzzzz = 1"))
         })
     };
     let identity = "[[listen.identity]]\ncertificate = \"certs/pop.pem\"\nkey = \"certs/pop.key\"\n[backbone]";
