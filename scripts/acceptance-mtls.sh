@@ -125,10 +125,7 @@ write_pop() { # POP, tickets section, listener keys
 
 start_pop() { # POP, tickets section
     write_pop "$1" "$2" 'tunnel_early_data = "allow"'
-    if ! "$trunkline" pop --config "$work/pop-$1.toml" --check > "$work/check-$1.log" 2>&1; then
-        report 0 1 "this binary does not take the configuration, going on without [tickets] and early data: $(head -1 "$work/check-$1.log")"
-        write_pop "$1" '' ''
-    fi
+    "$trunkline" pop --config "$work/pop-$1.toml" --check > "$work/check-$1.log" 2>&1 || fail "the configuration of POP $1"
     "$trunkline" pop --config "$work/pop-$1.toml" 2>> "$work/pop-$1.log" & pids[pop-$1]=$!
     wait_for 10 "POP $1 is ready" is_ready "$(at "$1" $admin)"
 }

@@ -69,8 +69,7 @@ http {
     }
 }
 CONF
-write_pop() { # keys of the listener
-    cat > "$dir/pop.toml" << CONF
+cat > "$dir/pop.toml" << CONF
 id = "bench"
 cores = [0]
 [[listen]]
@@ -78,7 +77,7 @@ address = "127.0.0.1:$pop"
 certificate = "certs/pop.pem"
 key = "certs/pop.key"
 tunnel = "web"
-$1
+tunnel_early_data = "allow"
 [backbone]
 ca = "certs/ca.pem"
 certificate = "certs/pop.pem"
@@ -89,13 +88,6 @@ name = "dc"
 address = "127.0.0.1:$trunks"
 ${BENCH_POP_CONFIG:-}
 CONF
-}
-write_pop 'tunnel_early_data = "allow"'
-if ! "$trunkline" pop --config "$dir/pop.toml" --check > /dev/null 2>&1; then
-    echo "this binary knows no tunnel_early_data: without early data"
-    kinds=${kinds/early/}
-    write_pop ''
-fi
 cat > "$dir/gateway.toml" << CONF
 id = "bench-dc"
 cores = [1]
@@ -115,6 +107,7 @@ upstream = ["127.0.0.1:$origin"]
 CONF
 # Worker processes of nginx run as another user: let them in.
 chmod 755 "$dir" "$dir/www"
+"$trunkline" pop --config "$dir/pop.toml" --check > "$dir/check.log" 2>&1 || { cat "$dir/check.log" >&2; exit 2; }
 
 nginx -c "$dir/origin.conf" -p "$dir"
 nginx -c "$dir/proxy.conf" -p "$dir"

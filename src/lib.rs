@@ -39,11 +39,12 @@
 //! 7. [`gateway`] is what the data center's end does: trunk streams become HTTP/1.1 requests and TCP connections.
 //!
 //! Around them: [`server`] makes a process of it (configuration, certificates, signals, metrics, log), [`client`] is the
-//! terminal's side for apps, [`tickets`] is what resumptions need to remember, [`cli`] holds the commands, and [`base`] what all of them share, above all the contract
-//! between a role and whatever moves its bytes ([`base::wire`]).
+//! terminal's side for apps, [`tickets`] is what resumptions need to remember, [`cli`] holds the commands, and [`base`]
+//! what all of them share, above all the contract between a role and whatever moves its bytes ([`base::wire`]).
 //!
-//! `tls`, `tickets`, `mmtp`, `relay`, `backbone`, `gateway` and `base` are pure: no socket, clock, thread or entropy of their own,
-//! so that a simulation can run whole POPs and gateways from one seed. `tests/layering.rs` holds who may use whom.
+//! `tls`, `tickets`, `mmtp`, `relay`, `backbone`, `gateway` and `base` are pure: no socket, clock, thread or entropy of
+//! their own, so that a simulation can run whole POPs and gateways from one seed. `tests/layering.rs` holds who may use
+//! whom.
 
 #![warn(missing_docs)]
 

@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub mod counters;
+pub mod hex;
 pub mod limits;
 pub mod prng;
 pub mod slab;

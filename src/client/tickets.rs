@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::base::hex;
 use crate::tls::ClientTicket;
 
 use super::error::BuildError;
@@ -42,8 +43,8 @@ struct Kept {
 
 impl Kept {
     fn line(&self) -> String {
-        let hex: String = self.ticket.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{} {} {hex}\n", self.endpoint.host, self.endpoint.port)
+        let digits = hex::text(&self.ticket.to_bytes());
+        format!("{} {} {digits}\n", self.endpoint.host, self.endpoint.port)
     }
 }
 
@@ -217,14 +218,12 @@ fn parse(text: &str) -> Option<Vec<Kept>> {
 
 fn parse_line(line: &str) -> Option<Kept> {
     let mut words = line.split(' ');
-    let (host, port, hex) = (words.next()?, words.next()?, words.next()?);
-    if words.next().is_some() || !hex.is_ascii() || !hex.len().is_multiple_of(2) {
+    let (host, port, digits) = (words.next()?, words.next()?, words.next()?);
+    if words.next().is_some() {
         return None;
     }
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes = hex.as_bytes().chunks_exact(2).map(byte).collect::<Option<Vec<u8>>>()?;
     let endpoint = Endpoint { host: host.to_owned(), port: port.parse().ok()? };
-    Some(Kept { endpoint, ticket: ClientTicket::from_bytes(&bytes)? })
+    Some(Kept { endpoint, ticket: ClientTicket::from_bytes(&hex::bytes(digits)?)? })
 }
 
 /// Puts a whole new file in the place of the old one.

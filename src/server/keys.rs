@@ -10,13 +10,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::rand::{GetRandomFlags, getrandom};
+use zeroize::Zeroizing;
 
 use super::certificates::{read_bounded, warn_if_others_can_read};
 use super::problems::Problems;
 use super::section::Located;
-
-/// Length of a key that seals tickets, in bytes: AES-256.
-pub const TICKET_KEY_BYTES: usize = 32;
+use crate::base::hex;
+use crate::tickets::seal::KEY_BYTES;
 
 /// Length of a key of TCP Fast Open, in bytes: what Linux takes.
 pub const FAST_OPEN_KEY_BYTES: usize = 16;
@@ -41,17 +41,20 @@ pub enum Kind {
     FastOpen,
 }
 
+/// A key that seals tickets, cleared when dropped.
+pub type TicketKey = Zeroizing<[u8; KEY_BYTES]>;
+
 /// The keys tickets are sealed with before they leave the process.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TicketKeys {
     /// The file they came from.
     pub file: PathBuf,
     /// Seals, and opens.
-    pub current: [u8; TICKET_KEY_BYTES],
+    pub current: TicketKey,
     /// Opens what nodes have sealed that are a rotation ahead.
-    pub next: Option<[u8; TICKET_KEY_BYTES]>,
+    pub next: Option<TicketKey>,
     /// Opens what was sealed before the last rotation.
-    pub previous: Option<[u8; TICKET_KEY_BYTES]>,
+    pub previous: Option<TicketKey>,
 }
 
 /// The keys of TCP Fast Open.
@@ -93,7 +96,7 @@ impl TicketKeys {
             return Err(format!("holds the unknown key {}", stranger.escape_default()));
         }
         let key = |name: &str| {
-            let given = table.get(name).map(|value| value.as_str().and_then(from_hex::<TICKET_KEY_BYTES>));
+            let given = table.get(name).map(|value| value.as_str().and_then(hex::array).map(Zeroizing::new));
             given.map(|key| key.ok_or_else(|| format!("holds no 64 hex digits for {name}"))).transpose()
         };
         let keys = TicketKeys {
@@ -102,34 +105,38 @@ impl TicketKeys {
             next: key("next")?,
             previous: key("previous")?,
         };
-        let is_weak = |key: &[u8; TICKET_KEY_BYTES]| key.iter().all(|byte| *byte == key[0]);
-        if [Some(keys.current), keys.next, keys.previous].iter().flatten().any(is_weak) {
+        let is_weak = |key: &TicketKey| key.iter().all(|byte| *byte == key[0]);
+        if keys.each().any(is_weak) {
             return Err("holds a key that is one byte over and over, as in an example".to_owned());
         }
-        let [next, previous] = [keys.next, keys.previous];
-        if Some(keys.current) == next || Some(keys.current) == previous || (next.is_some() && next == previous) {
+        if keys.each().enumerate().any(|(index, key)| keys.each().skip(index + 1).any(|other| key == other)) {
             return Err("holds one key twice".to_owned());
         }
         Ok(keys)
     }
 
+    /// The current one first.
+    fn each(&self) -> impl Iterator<Item = &TicketKey> {
+        std::iter::once(&self.current).chain(&self.next).chain(&self.previous)
+    }
+
     fn text(&self) -> String {
-        let line = |name: &str, key: Option<[u8; TICKET_KEY_BYTES]>| {
-            key.map_or_else(String::new, |key| format!("{name} = \"{}\"\n", to_hex(&key)))
+        let line = |name: &str, key: Option<&TicketKey>| {
+            key.map_or_else(String::new, |key| format!("{name} = \"{}\"\n", hex::text(&key[..])))
         };
         format!(
             "# Keys that seal resumption tickets: the same on every node. `trunkline keys rotate` moves them on.\n{}{}{}",
-            line("current", Some(self.current)),
-            line("next", self.next),
-            line("previous", self.previous)
+            line("current", Some(&self.current)),
+            line("next", self.next.as_ref()),
+            line("previous", self.previous.as_ref())
         )
     }
 
     /// The keys a rotation later: what was next seals, what sealed still opens, and there is a new next. Every node
     /// that is one rotation ahead or behind can open what this one seals.
     fn rotated(self) -> io::Result<TicketKeys> {
-        let current = self.next.map_or_else(fresh, Ok)?;
-        Ok(TicketKeys { current, next: Some(fresh()?), previous: Some(self.current), ..self })
+        let current = self.next.map_or_else(fresh_ticket_key, Ok)?;
+        Ok(TicketKeys { current, next: Some(fresh_ticket_key()?), previous: Some(self.current), file: self.file })
     }
 }
 
@@ -144,7 +151,7 @@ impl FastOpenKeys {
 
     fn parse(file: &Path, text: &str) -> Result<FastOpenKeys, String> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let keys: Option<Vec<_>> = lines.map(from_hex::<FAST_OPEN_KEY_BYTES>).collect();
+        let keys: Option<Vec<_>> = lines.map(hex::array::<FAST_OPEN_KEY_BYTES>).collect();
         match keys.ok_or("holds a line that is not 32 hex digits")?.as_slice() {
             [] => Err("holds no key".to_owned()),
             [current] => Ok(FastOpenKeys { file: file.to_path_buf(), current: *current, previous: None }),
@@ -156,10 +163,10 @@ impl FastOpenKeys {
 
     fn text(&self) -> String {
         let mut text = format!("# Keys of TCP Fast Open, current and previous: the same on every node.\n{}\n", {
-            to_hex(&self.current)
+            hex::text(&self.current)
         });
         if let Some(previous) = &self.previous {
-            text.push_str(&to_hex(previous));
+            text.push_str(&hex::text(previous));
             text.push('\n');
         }
         text
@@ -187,7 +194,10 @@ pub fn make(kind: Kind, file: &Path) -> io::Result<()> {
 fn fresh_text(kind: Kind, file: &Path) -> io::Result<String> {
     let file = file.to_path_buf();
     Ok(match kind {
-        Kind::Tickets => TicketKeys { file, current: fresh()?, next: Some(fresh()?), previous: None }.text(),
+        Kind::Tickets => {
+            let (current, next) = (fresh_ticket_key()?, Some(fresh_ticket_key()?));
+            TicketKeys { file, current, next, previous: None }.text()
+        }
         Kind::FastOpen => FastOpenKeys { file, current: fresh()?, previous: None }.text(),
     })
 }
@@ -264,15 +274,8 @@ fn fresh<const BYTES: usize>() -> io::Result<[u8; BYTES]> {
     Ok(key)
 }
 
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|char| char.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
-    let digits = digits.filter(|digits| digits.len() == 2 * BYTES)?;
-    Some(std::array::from_fn(|index| digits[2 * index] << 4 | digits[2 * index + 1]))
+fn fresh_ticket_key() -> io::Result<TicketKey> {
+    fresh().map(Zeroizing::new)
 }
 
 #[cfg(test)]
@@ -301,16 +304,35 @@ mod tests {
         let first = tickets(&path).expect("it was just made");
         assert_eq!(rotate(&path).expect("a key file"), Kind::Tickets);
         let second = tickets(&path).expect("it was just made");
-        assert_eq!((Some(second.current), second.previous), (first.next, Some(first.current)));
+        assert_eq!((Some(&second.current), second.previous.as_ref()), (first.next.as_ref(), Some(&first.current)));
         assert_eq!(rotate(&path).expect("a key file"), Kind::Tickets);
         let third = tickets(&path).expect("it was just made");
-        let opens = |keys: &TicketKeys, key| [Some(keys.current), keys.next, keys.previous].contains(&Some(key));
+        let opens = |keys: &TicketKeys, key: &TicketKey| keys.each().any(|own| own == key);
         for (one, other) in [(&first, &second), (&second, &third)] {
-            assert!(opens(one, other.current) && opens(other, one.current));
+            assert!(opens(one, &other.current) && opens(other, &one.current));
         }
-        assert!(!opens(&third, first.current), "two rotations end a key");
+        assert!(!opens(&third, &first.current), "two rotations end a key that sealed");
         assert_eq!(std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 1, "nothing else is left");
+    }
+
+    /// Whoever stole the file has its next key as well, which the second rotation only makes the previous one.
+    #[test]
+    fn no_key_of_a_stolen_file_is_left_after_three_rotations() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("ticket-keys.toml");
+        make(Kind::Tickets, &path).expect("our own directory");
+        // Fresh, and with all three keys.
+        for _ in 0..2 {
+            let stolen = tickets(&path).expect("a key file");
+            let mut left = Vec::new();
+            for _ in 0..3 {
+                rotate(&path).expect("a key file");
+                let now = tickets(&path).expect("it was just made");
+                left.push(now.each().filter(|key| stolen.each().any(|old| old == *key)).count());
+            }
+            assert_eq!(left, [2, 1, 0]);
+        }
     }
 
     #[test]
@@ -384,7 +406,8 @@ mod tests {
 
     #[test]
     fn keys_are_not_shown() {
-        let keys = TicketKeys { file: "f".into(), current: [0xab; 32], next: None, previous: Some([0xcd; 32]) };
+        let keys =
+            TicketKeys { file: "f".into(), current: [0xab; 32].into(), next: None, previous: Some([0xcd; 32].into()) };
         assert_eq!(format!("{keys:?}"), "TicketKeys { file: \"f\", .. }");
     }
 }

@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::config::{GatewayConfig, PopConfig, TicketsConfig};
+use super::config::{Configuration as _, GatewayConfig, PopConfig, TicketsConfig};
 use super::health::ProcessRole;
+use super::keys::FastOpenKeys;
 use super::listen;
 use super::log::LogWriter;
 use super::run::{self, RunError};
@@ -48,7 +49,10 @@ impl Party {
         let settings = run::relay_settings(config);
         let tls = run::pop_tls(config).map_err(RunError::Config)?;
         let process = &config.process;
-        let plan = run::workers_plan(ProcessRole::Pop, cores(&process.cores), &binds, &process.worker, tls);
+        let plan = WorkersPlan {
+            fast_open_keys: config.fast_open_keys.as_ref().map_or_else(Vec::new, FastOpenKeys::bytes),
+            ..run::workers_plan(ProcessRole::Pop, cores(&process.cores), &binds, &process.worker, tls)
+        };
         Party::start(&plan, Some(&config.tickets), move |_| Relay::new(settings.clone(), random_prng()))
     }
 

@@ -5,14 +5,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::certificates::{Authorities, Identity};
 use super::config::{
-    self, Bind, ClientAuth, GatewayConfig, Listener, PopConfig, ProcessConfig, Renewed, ServiceKind, TicketStore,
+    self, Bind, ClientAuth, Configuration, GatewayConfig, Listener, PopConfig, Renewed, ServiceKind, TicketStore,
     TicketsConfig, TunnelEarlyData, WorkerConfig,
 };
 use super::health::{Flags, Health, ProcessRole};
@@ -29,7 +29,6 @@ use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::mmtp::{Agent, Attribute, CreditPolicy, Settings, Side};
 use crate::relay::{Relay, RelaySettings, TunnelEarly, TunnelSettings};
 use crate::ring::RingSettings;
-use crate::tickets::remote::RemoteSettings;
 use crate::tickets::seal::Keys;
 use crate::tickets::{Group, Store};
 use crate::tls::{self, ClientOptions, ClientSettings, Names, Roots, ServerOptions, ServerSettings, SettingsError};
@@ -95,88 +94,25 @@ pub fn gateway(config: &GatewayConfig) -> Result<(), RunError> {
     run(config, move |_| Gateway::new(settings.clone()))
 }
 
-/// What a process asks of its configuration, whichever of the two it is.
-trait Configured: Clone {
+/// A configuration that a process runs by.
+trait Configured: Configuration {
     const ROLE: ProcessRole;
-    fn process(&self) -> &ProcessConfig;
-    fn binds(&self) -> Vec<Bind>;
     fn tls(&self) -> Result<TlsSettings, Problems>;
-    fn renewed(&self, now: SystemTime) -> Renewed<Self>;
-    fn files(&self) -> Vec<PathBuf>;
-    fn identities(&self) -> Vec<(String, &Identity)>;
-    fn fast_open_keys(&self) -> Option<&FastOpenKeys>;
-    fn tickets(&self) -> Option<&TicketsConfig>;
 }
 
 impl Configured for PopConfig {
     const ROLE: ProcessRole = ProcessRole::Pop;
 
-    fn process(&self) -> &ProcessConfig {
-        &self.process
-    }
-
-    fn binds(&self) -> Vec<Bind> {
-        self.binds()
-    }
-
     fn tls(&self) -> Result<TlsSettings, Problems> {
         pop_tls(self)
-    }
-
-    fn renewed(&self, now: SystemTime) -> Renewed<PopConfig> {
-        self.renewed(now)
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        self.files()
-    }
-
-    fn identities(&self) -> Vec<(String, &Identity)> {
-        self.identities()
-    }
-
-    fn fast_open_keys(&self) -> Option<&FastOpenKeys> {
-        self.fast_open_keys.as_ref()
-    }
-
-    fn tickets(&self) -> Option<&TicketsConfig> {
-        Some(&self.tickets)
     }
 }
 
 impl Configured for GatewayConfig {
     const ROLE: ProcessRole = ProcessRole::Gateway;
 
-    fn process(&self) -> &ProcessConfig {
-        &self.process
-    }
-
-    fn binds(&self) -> Vec<Bind> {
-        self.binds()
-    }
-
     fn tls(&self) -> Result<TlsSettings, Problems> {
         gateway_tls(self)
-    }
-
-    fn renewed(&self, now: SystemTime) -> Renewed<GatewayConfig> {
-        self.renewed(now)
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        self.files()
-    }
-
-    fn identities(&self) -> Vec<(String, &Identity)> {
-        self.identities()
-    }
-
-    fn fast_open_keys(&self) -> Option<&FastOpenKeys> {
-        None
-    }
-
-    fn tickets(&self) -> Option<&TicketsConfig> {
-        None
     }
 }
 
@@ -219,7 +155,8 @@ where
     flags.listening.store(true, Ordering::Relaxed);
     let (addresses, admin) = (workers.addresses(), admin.map(tracing::field::display));
     tracing::info!(id = process.id, ?addresses, admin, workers = plan.cores.len(), "listening");
-    let mut serving = Serving { config: config.clone(), workers, slow, flags, watch };
+    let renewed_at = SystemTime::now();
+    let mut serving = Serving { config: config.clone(), renewed_at, workers, slow, flags, watch };
     serving.tell_expiries();
     let ended = serving.serve();
     serving.slow.finish();
@@ -236,6 +173,8 @@ fn bind_problem(file: &Path, key: &str, address: SocketAddr, error: &io::Error) 
 struct Serving<C> {
     /// As it was read, with what was renewed since.
     config: C,
+    /// When its files were last read, or tried to be.
+    renewed_at: SystemTime,
     workers: Workers,
     slow: SlowThread,
     flags: Arc<Flags>,
@@ -288,18 +227,15 @@ impl<C: Configured> Serving<C> {
 
     /// Reads certificates, authorities and keys again. What can be used is, from the next handshake on.
     fn renew(&mut self, cause: Cause) {
-        let Renewed { config, is_changed, refused, problems } = self.config.renewed(SystemTime::now());
+        self.renewed_at = SystemTime::now();
+        let Renewed { config, is_changed, refused, problems } = self.config.renewed(self.renewed_at);
         if cause == Cause::Noticed && !is_changed && refused == 0 {
             return;
         }
         for warning in problems.list().iter().filter(|problem| problem.severity == Severity::Warning) {
             tracing::warn!("{warning}");
         }
-        let told = problems.list().iter().filter(|problem| problem.severity == Severity::Error);
-        let told: Vec<String> = told.map(ToString::to_string).collect();
-        if !told.is_empty() {
-            tracing::error!("the old certificates stay in use: {}", told.join("\n"));
-        }
+        tell_refused(&problems);
         self.slow.certificates().refused += refused;
         if refused == 0 || is_changed {
             self.swap(config);
@@ -311,7 +247,7 @@ impl<C: Configured> Serving<C> {
             Ok(tls) => self.workers.tell(&Command::Certificates(Arc::new(tls))),
             Err(problems) => {
                 self.slow.certificates().refused += 1;
-                tracing::error!("the old certificates stay in use: {problems}");
+                tell_refused(&problems);
                 return;
             }
         }
@@ -326,7 +262,7 @@ impl<C: Configured> Serving<C> {
         self.config = config;
         self.slow.certificates().reloaded += 1;
         self.tell_expiries();
-        tracing::info!("certificates reread");
+        tracing::info!("keys and certificates reread");
     }
 
     fn tell_expiries(&mut self) {
@@ -335,10 +271,38 @@ impl<C: Configured> Serving<C> {
         self.slow.certificates().expiries = expiries;
     }
 
-    /// Whether an OCSP response is due to be left out. Reading again does that, so this is true once.
+    /// Whether an OCSP response has become due to be left out since files were last read. Reading again leaves it out;
+    /// where that cannot be used, it is not tried again for that.
     fn has_stale_staple(&self) -> bool {
-        let mut updates = self.config.identities().into_iter().filter_map(|(_, identity)| identity.staple_until());
-        updates.any(|at| at <= SystemTime::now())
+        let identities = self.config.identities();
+        let until = identities.into_iter().filter_map(|(_, identity)| identity.staple_until());
+        has_come_due(until, self.renewed_at, SystemTime::now())
+    }
+}
+
+fn has_come_due(mut each: impl Iterator<Item = SystemTime>, since: SystemTime, now: SystemTime) -> bool {
+    each.any(|at| since < at && at <= now)
+}
+
+/// Says of what was read again that it cannot be used: a line for each kind of file.
+fn tell_refused(problems: &Problems) {
+    for kind in ["certificates", "authorities", "OCSP responses", "shared keys"] {
+        let of_kind =
+            |problem: &&Problem| problem.severity == Severity::Error && kind_of_file(&problem.place.key) == kind;
+        let told: Vec<String> = problems.list().iter().filter(of_kind).map(ToString::to_string).collect();
+        if !told.is_empty() {
+            tracing::error!("the old {kind} stay in use: {}", told.join("\n"));
+        }
+    }
+}
+
+/// What the file is that this key of the configuration names.
+fn kind_of_file(key: &str) -> &'static str {
+    match key.rsplit('.').next() {
+        Some("ca" | "client_ca") => "authorities",
+        Some("ocsp") => "OCSP responses",
+        Some("keys") => "shared keys",
+        _ => "certificates",
     }
 }
 
@@ -394,17 +358,9 @@ pub fn shared(workers: usize, tickets: Option<&TicketsConfig>) -> Shared {
 /// The nodes that tickets are shared with.
 fn group(tickets: &TicketsConfig) -> Option<Arc<Group>> {
     let TicketStore::Remote(remote) = &tickets.store else { return None };
-    let others: Vec<_> = [&remote.keys.next, &remote.keys.previous].into_iter().flatten().collect();
-    let settings = RemoteSettings {
-        server: remote.address,
-        user: remote.user.clone().unwrap_or_default(),
-        password: remote.password.as_ref().map_or_else(String::new, |secret| secret.reveal().to_owned()).into(),
-        database: remote.database,
-        lookup_timeout: remote.lookup_timeout,
-        lifetime: tickets.lifetime,
-    };
+    let others: Vec<_> = [&remote.keys.next, &remote.keys.previous].into_iter().flatten().map(|key| &**key).collect();
     let keys = Keys::new(&remote.keys.current, &others);
-    Some(Arc::new(Group { settings, keys, seed: random_prng().next_u64() }))
+    Some(Arc::new(Group { settings: remote.server.clone(), keys, seed: random_prng().next_u64() }))
 }
 
 /// TLS of a POP's listeners and trunks.
@@ -420,7 +376,9 @@ pub fn pop_tls(config: &PopConfig) -> Result<TlsSettings, Problems> {
     }
     let backbone = &config.backbone;
     let dialer = identity(&backbone.identity).and_then(|identity| {
-        let options = ClientOptions { identity: Some(identity), ..ClientOptions::new(roots(&backbone.ca)?) };
+        // Trunks are few and stay: a gateway issues no tickets, so there is nothing to remember.
+        let options =
+            ClientOptions { identity: Some(identity), sessions: 0, ..ClientOptions::new(roots(&backbone.ca)?) };
         ClientSettings::new(&options)
     });
     let dialer = noted(dialer, &mut problems, &config.process.file, "backbone.certificate");
@@ -442,7 +400,9 @@ pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
     let mut problems = Problems::new(config.process.file.clone());
     let made = identity(&config.listener.endpoint.identity).and_then(|identity| {
         let client_auth = tls::ClientAuth::Required(roots(&config.listener.client_ca)?);
-        ServerSettings::new(&ServerOptions { client_auth, ..ServerOptions::new(identity) })
+        // A gateway keeps no tickets, so it issues none, and nothing can come early on one.
+        let defaults = ServerOptions::new(identity);
+        ServerSettings::new(&ServerOptions { client_auth, tickets: 0, early_bytes_max: 0, ..defaults })
     });
     match noted(made, &mut problems, &config.process.file, "listen.certificate") {
         Some(settings) => Ok(TlsSettings {
@@ -579,5 +539,83 @@ fn trunk_settings(side: Side, agent: Agent, id: &str) -> Settings {
         churn_per_second: u32::MAX,
         hash_seed: random_prng().next_u64(),
         ..Settings::new(side, agent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::certificates::{DevelopmentCa, Usage};
+    use crate::server::config::{Backbone, Gateway as GatewayAddress, Service, Surroundings, TrunkListener};
+    use crate::tls::{Received, Session, record_bytes};
+
+    /// Tickets that a listener issues to a dialer.
+    fn issued(listener: &ServerSettings, (dialer, name): &(ClientSettings, String)) -> usize {
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+        let mut client = Session::client(dialer, name, None, &mut to_server).expect("a name of the certificate");
+        let mut server = Session::server(listener);
+        loop {
+            let sent = std::mem::take(&mut to_server);
+            for mut record in records(sent) {
+                match server.receive(&mut record, &mut to_client).expect("our own client") {
+                    Received::Hello => drop(server.proceed(None, &mut to_client).expect("our own client")),
+                    Received::Established(_) => return server.issued().len(),
+                    _ => {}
+                }
+            }
+            for mut record in records(std::mem::take(&mut to_client)) {
+                client.receive(&mut record, &mut to_server).expect("our own server");
+            }
+            assert!(!to_server.is_empty(), "the handshake goes on");
+        }
+    }
+
+    fn records(mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        while let Some(length) = record_bytes(&bytes).expect("records") {
+            let behind = bytes.split_off(length);
+            found.push(std::mem::replace(&mut bytes, behind));
+        }
+        found
+    }
+
+    #[test]
+    fn clients_get_tickets_and_trunks_get_none() {
+        let ca = DevelopmentCa::new().expect("an authority");
+        let own = ca.issue("a", &[], Usage::ServerAndClient).expect("a certificate").identity();
+        let here = Surroundings { cores: vec![0], descriptors: 4096, now: SystemTime::now() };
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let backbone = Backbone::new(ca.authorities(), own.clone(), vec![GatewayAddress::new("b", address)]);
+        let listener = Listener::new(address, own.clone(), Some("web"));
+        let pop = pop_tls(&PopConfig::new("a", vec![0], &here, listener, backbone)).expect("a right one");
+        let listener = TrunkListener::new(address, own, ca.authorities());
+        let services = vec![Service::new("web", ServiceKind::Tunnel, address)];
+        let gateway = gateway_tls(&GatewayConfig::new("b", vec![0], &here, listener, services)).expect("a right one");
+        assert_eq!(issued(&pop.listeners[0], &pop.gateways[0]), 2);
+        assert_eq!(issued(&gateway.listeners[0], &pop.gateways[0]), 0);
+    }
+
+    #[test]
+    fn an_old_response_makes_files_be_read_once() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let due = |since, now| has_come_due([at(10), at(20)].into_iter(), at(since), at(now));
+        assert!(!due(5, 9) && due(5, 10) && due(9, 15));
+        // Read at 10, and what came of it could not be used: the response of 10 is still there.
+        assert!(!due(10, 11) && !due(15, 19) && due(15, 20) && !due(20, 1000));
+    }
+
+    #[test]
+    fn every_key_that_names_a_file_has_its_kind() {
+        for (key, kind) in [
+            ("listen[0].certificate", "certificates"),
+            ("listen[0].identity[1].key", "certificates"),
+            ("listen.ocsp", "OCSP responses"),
+            ("backbone.ca", "authorities"),
+            ("listen[0].client_ca", "authorities"),
+            ("tickets.keys", "shared keys"),
+            ("fast_open.keys", "shared keys"),
+        ] {
+            assert_eq!(kind_of_file(key), kind, "{key}");
+        }
     }
 }

@@ -24,6 +24,7 @@ use super::resp::{Garbage, Parser, Reply, command};
 use super::seal::SEALED_BYTES_MAX;
 use super::{TICKET_ID_BYTES, TicketId};
 use crate::base::backoff::Backoff;
+use crate::base::hex;
 use crate::base::prng::Prng;
 use crate::base::slab::Key;
 use crate::base::time::Time;
@@ -422,10 +423,7 @@ impl Remote {
 fn key(id: &TicketId) -> [u8; KEY_BYTES] {
     let mut key = [0; KEY_BYTES];
     key[..KEY_PREFIX.len()].copy_from_slice(KEY_PREFIX);
-    for (pair, byte) in key[KEY_PREFIX.len()..].chunks_exact_mut(2).zip(id) {
-        let digit = |value: u8| b"0123456789abcdef"[usize::from(value & 15)];
-        pair.copy_from_slice(&[digit(byte >> 4), digit(*byte)]);
-    }
+    hex::write(id, &mut key[KEY_PREFIX.len()..]);
     key
 }
 

@@ -1,9 +1,12 @@
 //! The sealed form of a ticket's value, for a store outside the process: it can neither be read there, nor changed, nor
 //! put in another ticket's place.
 //!
-//! Owns the keys of a group of nodes; draws no nonces (the caller hands them in). Layout: version, key
-//! id (4 bytes), nonce (12), AES-256-GCM ciphertext with tag (16). Authenticated beside it: ticket id, realm and name.
-//! Nonces are random: one key is good for 2^32 values (NIST SP 800-38D, 8.3), 49 days at 1000 a second.
+//! Owns the keys of a group of nodes. Layout: version, key id (4 bytes), nonce (12), AES-256-GCM ciphertext with tag (16).
+//! Authenticated beside it: ticket id, realm and name.
+//!
+//! The nonce is the first 12 bytes of the ticket's id. An id is 32 random bytes that TLS drew for one ticket, and a
+//! ticket is sealed once, by the node that issued it: so nonces are as good as if they were drawn for the purpose, and
+//! one key is good for 2^32 values (NIST SP 800-38D, 8.3), 49 days at 1000 a second.
 
 use std::fmt;
 
@@ -14,7 +17,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::{Binding, TICKET_ID_BYTES, TicketId};
 
 /// Bytes of a nonce.
-pub const NONCE_BYTES: usize = 12;
+const NONCE_BYTES: usize = 12;
 
 /// Longest sealed value in bytes: room for a client's certificates, and an end to what a server may make us hold.
 pub const SEALED_BYTES_MAX: usize = 2048;
@@ -22,9 +25,10 @@ pub const SEALED_BYTES_MAX: usize = 2048;
 /// What sealing adds, in bytes.
 pub const OVERHEAD_BYTES: usize = HEAD_BYTES + TAG_BYTES;
 
-const VERSION: u8 = 1;
-/// Bytes of a key.
+/// Bytes of a key: AES-256.
 pub const KEY_BYTES: usize = 32;
+
+const VERSION: u8 = 1;
 const KEY_ID_BYTES: usize = 4;
 const HEAD_BYTES: usize = 1 + KEY_ID_BYTES + NONCE_BYTES;
 const TAG_BYTES: usize = 16;
@@ -65,12 +69,14 @@ impl Keys {
         Keys { current: Key::new(current), others: others.iter().map(|bytes| Key::new(bytes)).collect() }
     }
 
-    /// Seals a value for one ticket. `nonce` is random; `None` when the value is too long ([`SEALED_BYTES_MAX`]).
+    /// Seals the value of a ticket, whose id is random and which was not sealed before: the id gives the nonce. `None`
+    /// when the value is too long ([`SEALED_BYTES_MAX`]).
     #[must_use]
-    pub fn seal(&self, id: &TicketId, binding: Binding, value: &[u8], nonce: [u8; NONCE_BYTES]) -> Option<Vec<u8>> {
+    pub fn seal(&self, id: &TicketId, binding: Binding, value: &[u8]) -> Option<Vec<u8>> {
         if value.len() > SEALED_BYTES_MAX - OVERHEAD_BYTES {
             return None;
         }
+        let nonce: [u8; NONCE_BYTES] = *id.first_chunk().expect("an id is longer than a nonce");
         // Reserved whole, so that the plaintext is never left behind by a larger buffer.
         let mut sealed = Vec::with_capacity(value.len() + OVERHEAD_BYTES);
         sealed.push(VERSION);
@@ -152,7 +158,6 @@ mod tests {
 
     const BINDING: Binding = Binding { realm: 3, name: 4 };
     const ID: TicketId = [7; 32];
-    const NONCE: [u8; NONCE_BYTES] = [9; NONCE_BYTES];
 
     fn keys(current: u8, others: &[u8]) -> Keys {
         let others: Vec<_> = others.iter().map(|byte| [*byte; KEY_BYTES]).collect();
@@ -162,9 +167,10 @@ mod tests {
     #[test]
     fn what_was_sealed_opens_for_the_same_ticket_only() {
         let keys = keys(1, &[]);
-        let sealed = keys.seal(&ID, BINDING, b"secret", NONCE).expect("it is short");
+        let sealed = keys.seal(&ID, BINDING, b"secret").expect("it is short");
         assert_eq!(sealed.len(), 6 + OVERHEAD_BYTES);
         assert_eq!(keys.open(&ID, BINDING, &sealed).expect("it opens").as_slice(), b"secret");
+        assert_eq!(sealed[1 + KEY_ID_BYTES..HEAD_BYTES], ID[..NONCE_BYTES], "another ticket, another nonce");
         assert!(!sealed.windows(6).any(|window| window == b"secret"));
         for (id, binding) in
             [([8; 32], BINDING), (ID, Binding { realm: 4, ..BINDING }), (ID, Binding { name: 3, ..BINDING })]
@@ -176,7 +182,7 @@ mod tests {
     #[test]
     fn every_changed_bit_and_every_cut_is_found() {
         let keys = keys(1, &[2]);
-        let sealed = keys.seal(&ID, BINDING, b"secret", NONCE).expect("it is short");
+        let sealed = keys.seal(&ID, BINDING, b"secret").expect("it is short");
         for bit in 0..sealed.len() * 8 {
             let mut changed = sealed.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
@@ -190,11 +196,11 @@ mod tests {
     fn a_value_has_a_longest_length() {
         let keys = keys(1, &[]);
         let long = vec![5; SEALED_BYTES_MAX - OVERHEAD_BYTES + 1];
-        assert!(keys.seal(&ID, BINDING, &long, NONCE).is_none());
-        let sealed = keys.seal(&ID, BINDING, &long[1..], NONCE).expect("it fits");
+        assert!(keys.seal(&ID, BINDING, &long).is_none());
+        let sealed = keys.seal(&ID, BINDING, &long[1..]).expect("it fits");
         assert_eq!(sealed.len(), SEALED_BYTES_MAX);
         assert_eq!(keys.open(&ID, BINDING, &sealed).expect("it opens").len(), long.len() - 1);
-        let empty = keys.seal(&ID, BINDING, b"", NONCE).expect("it fits");
+        let empty = keys.seal(&ID, BINDING, b"").expect("it fits");
         assert!(keys.open(&ID, BINDING, &empty).expect("it opens").is_empty());
     }
 
@@ -203,11 +209,11 @@ mod tests {
         let stages = [keys(1, &[]), keys(1, &[3]), keys(3, &[1]), keys(3, &[])];
         for (stage, node) in stages.iter().enumerate() {
             for other in &stages[stage.saturating_sub(1)..(stage + 2).min(4)] {
-                let sealed = other.seal(&ID, BINDING, b"secret", NONCE).expect("it is short");
+                let sealed = other.seal(&ID, BINDING, b"secret").expect("it is short");
                 assert!(node.open(&ID, BINDING, &sealed).is_ok(), "stage {stage}");
             }
         }
-        let sealed = stages[0].seal(&ID, BINDING, b"secret", NONCE).expect("it is short");
+        let sealed = stages[0].seal(&ID, BINDING, b"secret").expect("it is short");
         assert_eq!(stages[3].open(&ID, BINDING, &sealed).err(), Some(Unopened::UnknownKey));
     }
 

@@ -664,7 +664,8 @@ impl<L: Role<Links>> Engine<L> {
     }
 }
 
-/// Moves the idle deadline of an accepted link whose handshake is complete; until then that of the handshake stands. Dialled links have none here: their role knows what they are for.
+/// Moves the idle deadline of an accepted link whose handshake is complete; until then that of the handshake stands.
+/// Dialled links have none here: their role knows what they are for.
 fn touch_idle(link: &mut Link, now: Time, idle: Duration, timers: &mut Timers<LinkId>, key: LinkId) {
     if matches!(link.origin, Origin::Accepted { .. }) && link.setup.is_none() {
         link.deadline.set(Some(now + idle), timers, key);

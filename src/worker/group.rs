@@ -12,7 +12,7 @@ use super::socket::{Lookup, Phase};
 use crate::base::time::Time;
 use crate::base::wire::{CloseReason, LinkId, LogLine, Role, Security, Sink, Target, Wire};
 use crate::tickets::remote::{Answer, Event, Remote};
-use crate::tickets::seal::{NONCE_BYTES, Unsealed};
+use crate::tickets::seal::Unsealed;
 use crate::tickets::{Binding, Group, TicketId};
 
 /// The group's server as one worker knows it.
@@ -55,9 +55,7 @@ impl<L: Role<Links>> Engine<L> {
     /// Gives the group a ticket; false when it stays here.
     pub(super) fn store_in_group(&mut self, id: &TicketId, binding: Binding, value: &[u8]) -> bool {
         let Some(member) = self.member.as_mut().filter(|member| member.client.is_up()) else { return false };
-        // Ids are random, and none is sealed twice: a part of one is a nonce as good as fresh random bytes.
-        let nonce: [u8; NONCE_BYTES] = *id.first_chunk().expect("an id is longer than a nonce");
-        let Some(sealed) = member.group.keys.seal(id, binding, value, nonce) else { return false };
+        let Some(sealed) = member.group.keys.seal(id, binding, value) else { return false };
         let is_taken = member.client.store(self.now, id, &sealed);
         self.links.counters.tickets_shared += u64::from(is_taken);
         self.move_group();

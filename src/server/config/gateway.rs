@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::reader::{self, Once, Reader};
 use super::renewal::{Renewal, Renewed};
-use super::{Bind, CLIENTS_LIMIT, DAY, Endpoint, MILLISECOND, ProcessConfig, Surroundings};
+use super::{Bind, CLIENTS_LIMIT, Configuration, DAY, Endpoint, MILLISECOND, ProcessConfig, Surroundings};
 use crate::server::certificates::{Authorities, Identity};
 use crate::server::defaults::Side;
 use crate::server::problems::{Problem, Problems};
@@ -86,16 +86,18 @@ impl GatewayConfig {
     pub fn parse(text: &str, file: &Path, here: &Surroundings) -> Result<(GatewayConfig, Vec<Problem>), Problems> {
         reader::parse(text, file, here, |reader, root| reader.gateway(root))
     }
+}
 
-    /// The sockets each worker listens with, in the order of the configuration.
-    #[must_use]
-    pub fn binds(&self) -> Vec<Bind> {
+impl Configuration for GatewayConfig {
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+
+    fn binds(&self) -> Vec<Bind> {
         self.listener.endpoint.binds(0, "listen.address").collect()
     }
 
-    /// The same configuration with certificates, keys and authorities read again; see [`Renewed`].
-    #[must_use]
-    pub fn renewed(&self, now: SystemTime) -> Renewed<GatewayConfig> {
+    fn renewed(&self, now: SystemTime) -> Renewed<GatewayConfig> {
         let mut renewal = Renewal::new(&self.process.file, now);
         let mut config = self.clone();
         renewal.identity(&mut config.listener.endpoint.identity, "listen");
@@ -103,14 +105,11 @@ impl GatewayConfig {
         renewal.finish(config)
     }
 
-    /// Every identity with the table it stands in.
-    pub(crate) fn identities(&self) -> Vec<(String, &Identity)> {
+    fn identities(&self) -> Vec<(String, &Identity)> {
         vec![("listen".to_owned(), &self.listener.endpoint.identity)]
     }
 
-    /// Every file that [`GatewayConfig::renewed`] reads.
-    #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
+    fn files(&self) -> Vec<PathBuf> {
         let mut files = self.listener.endpoint.identity.files();
         files.push(self.listener.client_ca.file.clone());
         files

@@ -17,13 +17,14 @@ mod tickets;
 pub use gateway::{GatewayConfig, Service, ServiceKind, TrunkListener, UpstreamConfig};
 pub use pop::{Backbone, ClientAuth, Gateway, Listener, NamedIdentity, PopConfig, TunnelEarlyData};
 pub use renewal::Renewed;
-pub use tickets::{RemoteStore, Secret, TicketStore, TicketsConfig};
+pub use tickets::{RemoteStore, TicketStore, TicketsConfig};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::certificates::Identity;
+use super::keys::FastOpenKeys;
 use super::process;
 
 /// Longest name of a process, gateway or service, in bytes: it travels in header blocks and log lines.
@@ -37,6 +38,10 @@ const STREAMS_LIMIT: u64 = 16_000_000;
 
 /// Most buffers in a provided-buffer ring: the kernel's limit (io_uring_register_buf_ring(3)).
 const BUFFERS_LIMIT: u64 = 32_768;
+
+/// Most that handshakes may take of a busy core, in percent: they earn their time beside other work, of which some must
+/// be left.
+const HANDSHAKE_SHARE_LIMIT: u64 = 90;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -80,7 +85,7 @@ pub struct WorkerConfig {
     pub batch_wait: Duration,
     /// From accept to the end of the TLS handshake: `handshake_timeout`.
     pub handshake_timeout: Duration,
-    /// Part of a busy core that handshakes may take, in percent: `handshake_share`.
+    /// Part of a busy core that handshakes may take, in percent, at most 90: `handshake_share`.
     pub handshake_share: u8,
     /// A ClientHello that waited longer for its turn is dropped: `handshake_patience`.
     pub handshake_patience: Duration,
@@ -176,6 +181,38 @@ impl Surroundings {
             descriptors: process::descriptors_max(),
             now: SystemTime::now(),
         }
+    }
+}
+
+/// What a process asks of its configuration, whichever of the two it is.
+pub trait Configuration: Clone {
+    /// What every process is told.
+    fn process(&self) -> &ProcessConfig;
+
+    /// The sockets each worker listens with, in the order of the configuration.
+    #[must_use]
+    fn binds(&self) -> Vec<Bind>;
+
+    /// The same configuration with certificates, authorities and keys read again; see [`Renewed`].
+    #[must_use]
+    fn renewed(&self, now: SystemTime) -> Renewed<Self>;
+
+    /// Every file that [`Configuration::renewed`] reads.
+    #[must_use]
+    fn files(&self) -> Vec<PathBuf>;
+
+    /// Every identity with the table it stands in.
+    #[must_use]
+    fn identities(&self) -> Vec<(String, &Identity)>;
+
+    /// The keys of TCP Fast Open. A gateway's peers stay: it has none.
+    fn fast_open_keys(&self) -> Option<&FastOpenKeys> {
+        None
+    }
+
+    /// How users come back. Only a POP has users.
+    fn tickets(&self) -> Option<&TicketsConfig> {
+        None
     }
 }
 

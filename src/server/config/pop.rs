@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::reader::{self, Once, Reader};
 use super::renewal::{Renewal, Renewed};
 use super::tickets::TicketsConfig;
-use super::{Bind, Endpoint, HOUR, MILLISECOND, MINUTE, ProcessConfig, Surroundings};
+use super::{Bind, Configuration, Endpoint, HOUR, MILLISECOND, MINUTE, ProcessConfig, Surroundings};
 use crate::server::certificates::{Authorities, Identity, is_certificate_name, is_server_name};
 use crate::server::defaults::{self, Side};
 use crate::server::keys::FastOpenKeys;
@@ -156,10 +156,14 @@ impl PopConfig {
     pub fn parse(text: &str, file: &Path, here: &Surroundings) -> Result<(PopConfig, Vec<Problem>), Problems> {
         reader::parse(text, file, here, |reader, root| reader.pop(root))
     }
+}
 
-    /// The sockets each worker listens with, in the order of the configuration.
-    #[must_use]
-    pub fn binds(&self) -> Vec<Bind> {
+impl Configuration for PopConfig {
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+
+    fn binds(&self) -> Vec<Bind> {
         let each = self.listeners.iter().enumerate();
         let of = |(index, listener): (usize, &Listener)| -> Vec<Bind> {
             let key = format!("listen[{index}].address");
@@ -170,9 +174,7 @@ impl PopConfig {
         each.flat_map(of).collect()
     }
 
-    /// The same configuration with certificates, authorities and keys read again; see [`Renewed`].
-    #[must_use]
-    pub fn renewed(&self, now: SystemTime) -> Renewed<PopConfig> {
+    fn renewed(&self, now: SystemTime) -> Renewed<PopConfig> {
         let mut renewal = Renewal::new(&self.process.file, now);
         let mut config = self.clone();
         for (index, listener) in config.listeners.iter_mut().enumerate() {
@@ -195,8 +197,7 @@ impl PopConfig {
         renewal.finish(config)
     }
 
-    /// Every identity with the table it stands in.
-    pub(crate) fn identities(&self) -> Vec<(String, &Identity)> {
+    fn identities(&self) -> Vec<(String, &Identity)> {
         let mut all = Vec::new();
         for (index, listener) in self.listeners.iter().enumerate() {
             all.push((format!("listen[{index}]"), &listener.endpoint.identity));
@@ -207,15 +208,21 @@ impl PopConfig {
         all
     }
 
-    /// Every file that [`PopConfig::renewed`] reads.
-    #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
+    fn files(&self) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = self.identities().iter().flat_map(|(_, identity)| identity.files()).collect();
         let trusted = self.listeners.iter().filter_map(|listener| listener.client_auth.authorities());
         files.extend(trusted.chain([&self.backbone.ca]).map(|authorities| authorities.file.clone()));
         files.extend(self.tickets.keys().map(|keys| keys.file.clone()));
         files.extend(self.fast_open_keys.as_ref().map(|keys| keys.file.clone()));
         files
+    }
+
+    fn fast_open_keys(&self) -> Option<&FastOpenKeys> {
+        self.fast_open_keys.as_ref()
+    }
+
+    fn tickets(&self) -> Option<&TicketsConfig> {
+        Some(&self.tickets)
     }
 }
 

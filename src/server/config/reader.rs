@@ -7,8 +7,8 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::{
-    BUFFERS_LIMIT, CLIENTS_LIMIT, DAY, Endpoint, HOUR, LogConfig, LogFormat, MILLISECOND, MINUTE, NAME_BYTES_MAX,
-    ProcessConfig, SECOND, STREAMS_LIMIT, Surroundings, WorkerConfig,
+    BUFFERS_LIMIT, CLIENTS_LIMIT, DAY, Endpoint, HANDSHAKE_SHARE_LIMIT, HOUR, LogConfig, LogFormat, MILLISECOND,
+    MINUTE, NAME_BYTES_MAX, ProcessConfig, SECOND, STREAMS_LIMIT, Surroundings, WorkerConfig,
 };
 use crate::server::certificates::{Authorities, Identity, IdentityFiles, read_bounded};
 use crate::server::defaults::{self, Side};
@@ -165,7 +165,7 @@ impl Reader<'_> {
         let wait = 10 * MILLISECOND..=5 * MINUTE;
         let handshake_timeout =
             section.duration(problems, "handshake_timeout", default.handshake_timeout, wait.clone());
-        let handshake_share = section.number(problems, "handshake_share", 1..=100);
+        let handshake_share = section.number(problems, "handshake_share", 1..=HANDSHAKE_SHARE_LIMIT);
         let handshake_patience =
             section.duration(problems, "handshake_patience", default.handshake_patience, wait.clone());
         let connect_timeout = section.duration(problems, "connect_timeout", default.connect_timeout, wait);

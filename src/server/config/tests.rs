@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::server::certificates::{DEVELOPMENT_VALIDITY, DevelopmentCa, Usage};
+use crate::server::keys::TicketKey;
 use crate::server::problems::{Problem, Problems};
 
 const POP: &str = include_str!("../../../docs/examples/pop.toml");
@@ -103,8 +104,9 @@ fn every_key_is_documented() {
     let fixture = Fixture::new();
     let stray = |text: &str, before: &[&str]| {
         before.iter().fold(format!("zzzzzz = 1\n{text}"), |text, header| {
-            assert!(text.contains(header), "{header}");
-            text.replace(header, &format!("{header}\nzzzzzz = 1"))
+            let line = format!("\n{header}"); // not where it is commented out
+            assert!(text.contains(&line), "{header}");
+            text.replace(&line, &format!("{line}\nzzzzzz = 1"))
         })
     };
     let identity = "[[listen.identity]]\ncertificate = \"certs/pop.pem\"\nkey = \"certs/pop.key\"\n[backbone]";
@@ -488,9 +490,10 @@ fn every_key_of_returning_users_is_read() {
     assert_eq!(pop.binds()[0].fast_open, 7);
     assert_eq!((pop.tickets.capacity, pop.tickets.lifetime), (9, 2 * HOUR));
     let TicketStore::Remote(remote) = &pop.tickets.store else { panic!("a server is named") };
-    assert_eq!((remote.address.port(), remote.database, remote.lookup_timeout), (6379, 3, 7 * MILLISECOND));
-    assert_eq!(remote.password.as_ref().map(Secret::reveal), Some("geheim"));
-    let first = |key: &[u8; 32]| [key[0], key[1]];
+    let server = &remote.server;
+    assert_eq!((server.server.port(), server.database, server.lookup_timeout), (6379, 3, 7 * MILLISECOND));
+    assert_eq!((server.user.as_str(), server.password.as_str(), server.lifetime), ("pop", "geheim", 2 * HOUR));
+    let first = |key: &TicketKey| [key[0], key[1]];
     assert_eq!((first(&remote.keys.current), remote.keys.next.as_ref().map(first)), ([0xab, 0xcd], Some([0xcd, 0xef])));
     assert_eq!(pop.fast_open_keys.as_ref().expect("named").bytes(), [[0xab; 16], [0xcd; 16]].concat());
     let shown = format!("{pop:?}");
@@ -531,11 +534,20 @@ fn mistakes_of_returning_users_are_told() {
         assert_eq!(problem.place.key, "listen[0].identity[0].names", "{problem}");
     }
     let worker = fixture.pop_mistake("[admin]", "[worker]\nhandshake_share = 0\n[admin]");
-    says(&worker, "worker.handshake_share", "out of range", "use 1 to 100");
+    says(&worker, "worker.handshake_share", "out of range", "use 1 to 90");
+    let worker = fixture.pop_mistake("[admin]", "[worker]\nhandshake_share = 91\n[admin]");
+    says(&worker, "worker.handshake_share", "out of range", "use 1 to 90");
     let tickets = |text: &str| fixture.pop_mistake("[admin]", &format!("[tickets]\n{text}\n[admin]"));
     says(&tickets("lifetime = \"25h\""), "tickets.lifetime", "out of range", "use 1s to 24h");
     says(&tickets("store = \"redis://127.0.0.1:1\""), "tickets.keys", "is missing", "trunkline keys new");
     says(&tickets("store = \"memry\""), "tickets.store", "neither", "\"memory\"");
+    says(&tickets("capacity = 16777217"), "tickets.capacity", "out of range", "use 1 to 16777216");
+    for (key, value) in [("keys", "none.toml"), ("lookup_timeout", "7ms")] {
+        for store in ["", "store = \"memory\"\n"] {
+            let ignored = tickets(&format!("{store}{key} = \"{value}\""));
+            says(&ignored, &format!("tickets.{key}"), "no meaning for tickets in memory", "redis://IP:PORT/DB");
+        }
+    }
     let fast_open = fixture.pop_mistake("[admin]", "[fast_open]\n[admin]");
     says(&fast_open, "fast_open.keys", "is missing", "trunkline keys new");
 }

@@ -1,22 +1,23 @@
-//! How users come back: `[tickets]`, and the address of the store that nodes share.
+//! How users come back: `[tickets]`, and the address of the ticket server that nodes share.
 //!
 //! Invariant: a password never reaches a message, a log or a debug print.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::reader::Reader;
 use super::{DAY, MILLISECOND, SECOND};
+use crate::base::hex;
 use crate::server::defaults;
 use crate::server::keys::TicketKeys;
 use crate::server::problems::{Place, Problems};
 use crate::server::section::{Located, Section};
+use crate::tickets::remote::RemoteSettings;
+use crate::tickets::store::CAPACITY_MAX;
 
-/// Most tickets in memory: 4.6 GB.
-const CAPACITY_LIMIT: u64 = 16_000_000;
-
-/// Highest number of a database of the store: a sane bound on what a number can be taken for.
+/// Highest number of a database of the ticket server: a sane bound on what a number can be taken for.
 const DATABASE_MAX: u32 = 65_535;
 
 const STORE_REMEDY: &str = "write store = \"memory\", or \"redis://IP:PORT/DB\" with user:password@ before the IP if \
@@ -38,43 +39,17 @@ pub struct TicketsConfig {
 pub enum TicketStore {
     /// In this process.
     Memory,
-    /// On a Redis-compatible server that nodes share.
+    /// At a ticket server that nodes share.
     Remote(Box<RemoteStore>),
 }
 
-/// A Redis-compatible server that nodes share.
+/// A ticket server, and what never reaches it.
 #[derive(Clone, Debug)]
 pub struct RemoteStore {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Who we are there; None: its default user.
-    pub user: Option<String>,
-    /// Our password there.
-    pub password: Option<Secret>,
-    /// Its database.
-    pub database: u32,
-    /// What entries are sealed with before they leave the process: `keys`.
+    /// What `store` says of the server, with `lookup_timeout` and `lifetime`.
+    pub server: RemoteSettings,
+    /// What tickets are sealed with before they leave the process: `keys`.
     pub keys: TicketKeys,
-    /// After how long a handshake goes on without its ticket: `lookup_timeout`.
-    pub lookup_timeout: Duration,
-}
-
-/// A text that must not be seen.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text, for the one who asks for it.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("(secret)")
-    }
 }
 
 impl Default for TicketsConfig {
@@ -88,7 +63,7 @@ impl Default for TicketsConfig {
 }
 
 impl TicketsConfig {
-    /// The keys entries are sealed with, if they leave the process.
+    /// The keys tickets are sealed with, if they leave the process.
     #[must_use]
     pub fn keys(&self) -> Option<&TicketKeys> {
         match &self.store {
@@ -112,21 +87,25 @@ impl Reader<'_> {
             return (!root.has("tickets")).then_some(default);
         };
         let problems = &mut self.problems;
-        let capacity = section.number(problems, "capacity", 1..=CAPACITY_LIMIT);
+        let capacity = section.number(problems, "capacity", 1..=CAPACITY_MAX as u64);
         let lifetime = section.duration(problems, "lifetime", default.lifetime, SECOND..=DAY);
-        let store = self.ticket_store(&mut section);
+        let store = self.ticket_store(&mut section, lifetime);
         section.close(&mut self.problems);
         let capacity = capacity.map_or(default.capacity, |found| found.value as usize);
         Some(TicketsConfig { capacity, lifetime, store: store? })
     }
 
-    fn ticket_store(&mut self, section: &mut Section<'_>) -> Option<TicketStore> {
+    fn ticket_store(&mut self, section: &mut Section<'_>, lifetime: Duration) -> Option<TicketStore> {
         let range = MILLISECOND..=SECOND;
         let timeout = section.duration(&mut self.problems, "lookup_timeout", defaults::TICKETS_LOOKUP_TIMEOUT, range);
         let keys = section.text(&mut self.problems, "keys").map(|found| self.relative(found));
         let store = section.text(&mut self.problems, "store");
         let is_wrong = store.is_none() && section.has("store");
         let Some(store) = store.filter(|store| store.value != "memory") else {
+            for key in ["keys", "lookup_timeout"].into_iter().filter(|key| !is_wrong && section.has(key)) {
+                let remedy = "write store = \"redis://IP:PORT/DB\" for a server that nodes share, or remove it";
+                self.problems.error(&section.place_of(key), "has no meaning for tickets in memory", remedy);
+            }
             return (!is_wrong).then_some(TicketStore::Memory);
         };
         let server = parse_store(&mut self.problems, &store);
@@ -136,37 +115,22 @@ impl Reader<'_> {
             self.problems.error(&section.place_of("keys"), "is missing: tickets leave the process sealed", remedy);
         }
         let keys = keys.and_then(|file| TicketKeys::load(&mut self.problems, &file));
-        let (server, keys) = (server?, keys?);
-        Some(TicketStore::Remote(Box::new(RemoteStore {
-            address: server.address,
-            user: server.user,
-            password: server.password,
-            database: server.database,
-            keys,
-            lookup_timeout: timeout,
-        })))
+        let server = RemoteSettings { lookup_timeout: timeout, lifetime, ..server? };
+        Some(TicketStore::Remote(Box::new(RemoteStore { server, keys: keys? })))
     }
 }
 
-/// What `store` says of a server.
-struct Server {
-    address: SocketAddr,
-    user: Option<String>,
-    password: Option<Secret>,
-    database: u32,
-}
-
 /// `redis://[[user]:password@]IP:PORT[/DB]`. User and password may be percent-encoded (RFC 3986 section 2.1). Messages
-/// hold nothing of what stands before the `@`.
-fn parse_store(problems: &mut Problems, store: &Located<String>) -> Option<Server> {
+/// hold nothing of what stands before the `@`. The times are the defaults: other keys say them.
+fn parse_store(problems: &mut Problems, store: &Located<String>) -> Option<RemoteSettings> {
     let mut wrong = |what: String, remedy: &str| {
         problems.error(&store.place, what, remedy);
     };
     let Some(rest) = store.value.strip_prefix("redis://") else {
         if store.value.starts_with("rediss://") {
             let remedy =
-                "use redis:// on a network of your own: entries are sealed, and the password is all that shows";
-            wrong("TLS to the store is not spoken".to_owned(), remedy);
+                "use redis:// on a network of your own: tickets are sealed, and the password is all that shows";
+            wrong("TLS to the ticket server is not spoken".to_owned(), remedy);
         } else {
             wrong("is neither \"memory\" nor redis://".to_owned(), STORE_REMEDY);
         }
@@ -183,16 +147,22 @@ fn parse_store(problems: &mut Problems, store: &Located<String>) -> Option<Serve
         return None;
     };
     let (user, password) = match login.map(parse_login) {
-        None => (None, None),
-        Some(Some((user, password))) => (user, Some(password)),
+        None => (String::new(), Zeroizing::default()),
+        Some(Some(login)) => login,
         Some(None) => {
             let remedy = "write user:password@ or :password@, with %40 for @, %2F for / and %25 for %";
             wrong("holds no user and password before the @".to_owned(), remedy);
             return None;
         }
     };
-    let address = server_address(problems, &store.place, address)?;
-    Some(Server { address, user, password, database })
+    Some(RemoteSettings {
+        server: server_address(problems, &store.place, address)?,
+        user,
+        password,
+        database,
+        lookup_timeout: defaults::TICKETS_LOOKUP_TIMEOUT,
+        lifetime: defaults::TICKETS_LIFETIME,
+    })
 }
 
 fn server_address(problems: &mut Problems, place: &Place, text: &str) -> Option<SocketAddr> {
@@ -210,10 +180,11 @@ fn server_address(problems: &mut Problems, place: &Place, text: &str) -> Option<
     }
 }
 
-fn parse_login(text: &str) -> Option<(Option<String>, Secret)> {
+/// User, who may be empty, and password, which may not.
+fn parse_login(text: &str) -> Option<(String, Zeroizing<String>)> {
     let (user, password) = text.split_once(':')?;
-    let (user, password) = (percent_decoded(user)?, percent_decoded(password)?);
-    (!password.is_empty()).then_some(((!user.is_empty()).then_some(user), Secret(password)))
+    let (user, password) = (percent_decoded(user)?, Zeroizing::new(percent_decoded(password)?));
+    (!password.is_empty()).then_some((user, password))
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -225,12 +196,8 @@ fn percent_decoded(text: &str) -> Option<String> {
             bytes.push(first);
             continue;
         }
-        let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
-        // from_str_radix would take a sign as well.
-        if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return None;
-        }
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        let [byte] = hex::array(std::str::from_utf8(rest.get(..2)?).ok()?)?;
+        bytes.push(byte);
         rest = &rest[2..];
     }
     String::from_utf8(bytes).ok()
@@ -240,7 +207,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Result<Server, String> {
+    fn parsed(text: &str) -> Result<RemoteSettings, String> {
         let mut problems = Problems::new("pop.toml".into());
         let store = Located { value: text.to_owned(), place: Place::of("tickets.store") };
         parse_store(&mut problems, &store).ok_or_else(|| problems.to_string())
@@ -249,13 +216,13 @@ mod tests {
     #[test]
     fn an_address_with_and_without_login_and_database() {
         let server = parsed("redis://127.0.0.1:6379").expect("the shortest");
-        assert_eq!((server.address.port(), server.user, server.password, server.database), (6379, None, None, 0));
+        assert_eq!((server.server.port(), server.database), (6379, 0));
+        assert!(server.user.is_empty() && server.password.is_empty());
         let server = parsed("redis://pop:p%40ss%2F@[::1]:7/3").expect("the longest");
-        let password = server.password.expect("one is given");
-        assert_eq!((server.user.as_deref(), password.reveal(), server.database), (Some("pop"), "p@ss/", 3));
-        assert!(!format!("{password:?}").contains("p@ss"));
+        assert_eq!((server.user.as_str(), server.password.as_str(), server.database), ("pop", "p@ss/", 3));
+        assert!(!format!("{server:?}").contains("p@ss"));
         let server = parsed("redis://:a:b@127.0.0.1:1/").expect("a password alone, with a colon");
-        assert_eq!((server.user, server.password.as_ref().map(Secret::reveal)), (None, Some("a:b")));
+        assert_eq!((server.user.as_str(), server.password.as_str()), ("", "a:b"));
     }
 
     #[test]
@@ -271,7 +238,7 @@ mod tests {
             ("redis://u:geheim%4@127.0.0.1:1", "no user and password"),
             ("redis://u:geheim%+1@127.0.0.1:1", "no user and password"),
             ("redis://u:@127.0.0.1:1", "no user and password"),
-            ("rediss://u:geheim@127.0.0.1:1", "TLS to the store"),
+            ("rediss://u:geheim@127.0.0.1:1", "TLS to the ticket server"),
             ("memcached://geheim", "neither"),
         ] {
             let Err(said) = parsed(text) else { panic!("{text} was taken") };
