@@ -1,7 +1,7 @@
 //! A worker on a real ring, with a role that is busy: handshakes beside other work, more ClientHellos than there is time
 //! for, and connections that rest.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -258,28 +258,39 @@ fn a_held_connection_has_no_longer_than_any_handshake() {
 
 #[test]
 fn what_comes_behind_a_held_hello_is_bounded_and_read_later() {
-    let busy = Busy::start(SOON, Duration::from_secs(20));
-    let storm = busy.node.storm(60);
-    busy.node.until("some are held", |node| node.figure("handshakes_waiting") > 0);
-    // Behind these hellos comes what no hello announced: nothing of it is looked at before its turn.
-    let mut session = busy.node.session();
-    let mut hello = Vec::new();
-    session.write_tls(&mut hello).expect("memory");
-    let mut socket = busy.node.socket();
-    socket.write_all(&hello).expect("room");
-    socket.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    const RECORDS_BYTES_MAX: usize = 64 << 20;
+    let busy = Busy::start(SOON, SOON);
+    let mut storm = busy.node.storm(400);
+    busy.node.until("many are held", |node| node.figure("handshakes_waiting") >= 30);
+    // The newest go first, so the oldest that has no answer has the others before it.
+    let is_held = |socket: &TcpStream| {
+        socket.set_nonblocking(true).expect("an option");
+        let held = socket.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        socket.set_nonblocking(false).expect("an option");
+        held
+    };
+    let oldest = storm.iter().position(is_held).expect("many are held");
+    let mut socket = storm.remove(oldest);
+    // Behind its hello comes what no hello announced: nothing of it is looked at before its turn.
+    socket.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
     let record = [&[23, 3, 3, 0x40, 0][..], &[0; 0x4000]].concat();
     let mut sent = 0;
-    while sent < 64 << 20 {
+    while sent < RECORDS_BYTES_MAX {
         match socket.write(&record) {
             Ok(bytes) => sent += bytes,
-            Err(_) => break,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("it is held and not ended: {error}"),
         }
     }
-    assert!(sent < 64 << 20, "the worker took {sent} bytes behind a hello that it had not answered");
+    assert!(sent < RECORDS_BYTES_MAX, "the worker took {sent} bytes behind a hello that it had not answered");
+    assert_eq!(busy.node.figure("handshakes_failed"), 0, "nobody looked at it");
+    // When its turn comes, what is behind it is read, and is no handshake.
+    let node = busy.end();
+    node.until("what came behind is read", |node| node.figure("handshakes_failed") == 1);
     drop((storm, socket));
-    busy.node.until("they are gone", |node| node.figure("links_open") == 1);
-    assert_eq!(busy.end().stop().connections_open, 0);
+    node.until("they are gone", |node| node.figure("links_open") == 0);
+    let counters = node.stop();
+    assert_eq!((counters.handshakes_timed_out, counters.handshakes_late, counters.connections_open), (0, 0, 0));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use trunkline::base::prng::Prng;
 
 use crate::Common;
 use crate::connection::{self, Connection};
-use crate::trust::{self, Filling, Tickets};
+use crate::trust::{self, Tickets};
 
 /// For the server to finish with the last connections before its time is read.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
@@ -95,8 +95,8 @@ impl Rounds {
         if kind == Kind::Full {
             return Ok(Arc::new(base));
         }
-        let tickets = Arc::new(Tickets::default());
-        let first = trust::with_store(&base, Arc::new(Filling(Arc::clone(&tickets))), false);
+        let tickets = Tickets::default();
+        let first = trust::with_store(&base, Arc::new(tickets.filling()), false);
         let mut random = Prng::new(0);
         for _ in 0..self.users {
             self.visit(&first, &mut random)?;
@@ -104,7 +104,7 @@ impl Rounds {
         if tickets.len() < self.users {
             return Err(io::Error::other(format!("{} tickets after {} visits", tickets.len(), self.users)));
         }
-        Ok(trust::with_store(&base, tickets, kind == Kind::Early))
+        Ok(trust::with_store(&base, Arc::new(tickets), kind == Kind::Early))
     }
 
     fn visit(&self, config: &Arc<ClientConfig>, random: &mut Prng) -> io::Result<(connection::Kind, Duration)> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::pem::PemObject;
@@ -12,13 +12,25 @@ use rustls::{ClientConfig, NamedGroup, RootCertStore};
 use crate::Common;
 
 /// Tickets of one server, oldest out first: as many users that return in turn. Each is handed out once.
-#[derive(Debug, Default)]
-pub struct Tickets(Mutex<VecDeque<Tls13ClientSessionValue>>);
+#[derive(Clone, Debug, Default)]
+pub struct Tickets {
+    all: Arc<Mutex<VecDeque<Tls13ClientSessionValue>>>,
+    only_in: bool,
+}
 
 impl Tickets {
+    /// The same tickets, for users that come for the first time: they go in, none comes out.
+    pub fn filling(&self) -> Tickets {
+        Tickets { only_in: true, ..self.clone() }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.lock().expect("nobody panics with it").len()
+        self.queue().len()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Tls13ClientSessionValue>> {
+        self.all.lock().expect("nobody panics with it")
     }
 }
 
@@ -38,39 +50,11 @@ impl ClientSessionStore for Tickets {
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
 
     fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
-        self.0.lock().expect("nobody panics with it").push_back(value);
+        self.queue().push_back(value);
     }
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.0.lock().expect("nobody panics with it").pop_front()
-    }
-}
-
-/// The same, for users that come for the first time: tickets go in, none comes out.
-#[derive(Debug)]
-pub struct Filling(pub Arc<Tickets>);
-
-impl ClientSessionStore for Filling {
-    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
-
-    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
-        None
-    }
-
-    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
-
-    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        None
-    }
-
-    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
-
-    fn insert_tls13_ticket(&self, name: ServerName<'static>, value: Tls13ClientSessionValue) {
-        self.0.insert_tls13_ticket(name, value);
-    }
-
-    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        None
+        if self.only_in { None } else { self.queue().pop_front() }
     }
 }
 

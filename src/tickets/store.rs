@@ -10,7 +10,8 @@
 //! leave none, and the newest first would leave nobody who comes during the flood.
 //!
 //! A used ticket stays as a *tombstone*, without its value, so that a second use is told from a forgery; tombstones are
-//! the first to go. Invariant: what is not live holds no value.
+//! the first to go. A ticket that a server kept and gave out gets one, too ([`Store::spend`]), so that it works once in
+//! this process even if the server gives it out again. Invariant: what is not live holds no value.
 
 use std::hash::Hasher;
 use std::ops::Deref;
@@ -157,7 +158,12 @@ impl Segment {
         debug_assert!(slot.state == State::Live && state != State::Live);
         slot.value.zeroize();
         slot.state = state;
-        slot.next = NONE;
+        self.entomb(index);
+    }
+
+    /// Queues a slot without a value as the newest tombstone.
+    fn entomb(&mut self, index: usize) {
+        self.slots[index].next = NONE;
         let index = index as u32;
         match self.slots.get_mut(self.tombs_tail as usize) {
             Some(tail) => tail.next = index,
@@ -354,6 +360,26 @@ impl Store {
         outcome
     }
 
+    /// Records that a ticket kept elsewhere was used here: [`Store::take`] calls it used from now on, and exactly one
+    /// caller ever is told that it is recorded, as [`Stored::Kept`] or [`Stored::Evicting`]. To everyone else it is
+    /// [`Stored::Refused`].
+    ///
+    /// The tombstone takes a newcomer's place: those are for what anyone can have many of.
+    pub fn spend(&self, now: Time, id: &TicketId) -> Stored {
+        let (mut shard, tag) = self.shard(id);
+        let shard = &mut *shard;
+        shard.tidy(now, TIDY_SLOTS_PER_CALL);
+        if shard.find(tag, id).is_some() {
+            return Stored::Refused;
+        }
+        let Some((index, stored)) = self.place(shard, Origin::Newcomer) else { return Stored::Refused };
+        let slot = &mut shard.newcomers.slots[index];
+        (slot.id, slot.len, slot.state) = (*id, 0, State::Used);
+        shard.newcomers.entomb(index);
+        shard.index.insert(tag, index as u32);
+        stored
+    }
+
     /// Whether a ticket could be taken, its lifetime aside.
     #[must_use]
     pub fn has(&self, id: &TicketId) -> bool {
@@ -439,6 +465,36 @@ mod tests {
         assert!(take(&store, 1).is_ok());
         assert_eq!(put(&store, 1, Origin::Returner), Stored::Refused);
         assert_eq!(take(&store, 1).err(), Some(Miss::Used));
+    }
+
+    #[test]
+    fn a_ticket_that_was_kept_elsewhere_is_spent_once() {
+        let store = Store::new(8, DAY, 1);
+        assert_eq!(store.spend(at(0), &id(1)), Stored::Kept);
+        assert_eq!(store.spend(at(0), &id(1)), Stored::Refused);
+        assert_eq!((take(&store, 1).err(), store.has(&id(1))), (Some(Miss::Used), false));
+        assert_eq!(put(&store, 1, Origin::Newcomer), Stored::Refused);
+        // What is kept here is not spent as if it were elsewhere.
+        assert_eq!(put(&store, 2, Origin::Returner), Stored::Kept);
+        assert_eq!(store.spend(at(0), &id(2)), Stored::Refused);
+        assert!(take(&store, 2).is_ok() && is_clear(&store));
+        assert_eq!(Store::new(0, DAY, 1).spend(at(0), &id(1)), Stored::Refused);
+    }
+
+    #[test]
+    fn what_was_spent_is_remembered_within_the_newcomers_part_oldest_out_first() {
+        let store = Store::new(8, DAY, 1);
+        fill(&store, 100..104, Origin::Returner);
+        (0..6).for_each(|number| assert_eq!(store.spend(at(0), &id(number)), Stored::Kept));
+        let known: Vec<u64> = (0..6).filter(|number| take(&store, *number).err() == Some(Miss::Used)).collect();
+        assert_eq!(known, [2, 3, 4, 5]);
+        assert_eq!(alive(&store, 100..104), 4, "returners keep their places");
+        // Tickets take the places of tombstones, and a tombstone that of a ticket if there is none.
+        fill(&store, 6..10, Origin::Newcomer);
+        assert_eq!(alive(&store, 6..10), 4);
+        assert_eq!(store.spend(at(0), &id(10)), Stored::Evicting);
+        assert_eq!((alive(&store, 6..10), take(&store, 10).err()), (3, Some(Miss::Used)));
+        assert!(is_clear(&store));
     }
 
     #[test]
@@ -547,15 +603,32 @@ mod tests {
         assert!(is_clear(&store));
     }
 
-    /// Puts and takes at random against what the calls themselves said.
+    #[test]
+    fn of_racing_threads_exactly_one_spends_a_ticket() {
+        let store = Store::new(10_000, DAY, 1);
+        let barrier = std::sync::Barrier::new(4);
+        let won: u64 = thread::scope(|scope| {
+            let run = || {
+                barrier.wait();
+                (0..2000).filter(|number| store.spend(at(0), &id(*number)) == Stored::Kept).count() as u64
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("it ends")).sum()
+        });
+        assert_eq!(won, 2000);
+    }
+
+    /// Puts, takes and spends at random against what the calls themselves said.
     #[test]
     fn a_long_life_keeps_every_promise() {
         for capacity in [1, 2, 7, 64, 500] {
             let store = Store::new(capacity, Duration::from_secs(300), 3);
             let (mut prng, mut taken) = (Prng::new(capacity as u64), std::collections::BTreeSet::new());
             for step in 0..5000_u64 {
-                let number = prng.below(step + 1);
-                match prng.below(3) {
+                // Any before, or one of the last few.
+                let back_max = if prng.below(2) == 0 { step } else { step.min(4) };
+                let number = step - prng.below(back_max + 1);
+                match prng.below(4) {
                     0 => match store.take(at(step), &id(number), BINDING) {
                         Ok(value) => {
                             assert_eq!(&*value, number.to_le_bytes());
@@ -565,6 +638,12 @@ mod tests {
                         Err(_) => {}
                     },
                     1 => store.tidy(at(step)),
+                    2 => {
+                        if store.spend(at(step), &id(number + (1 << 32))) != Stored::Refused {
+                            let took = store.take(at(step), &id(number + (1 << 32)), BINDING);
+                            assert_eq!(took.err(), Some(Miss::Used));
+                        }
+                    }
                     _ => {
                         let origin = if step % 2 == 0 { Origin::Newcomer } else { Origin::Returner };
                         let stored = store.put(at(step), &id(step), BINDING, origin, &step.to_le_bytes());

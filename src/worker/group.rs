@@ -1,7 +1,8 @@
 //! A worker's link to the server that keeps the tickets of its group, and what came of its lookups.
 //!
-//! Owns the client ([`Remote`]) and which link it uses; the role never hears of that link. Invariant: a lookup that was
-//! taken gives its held link an answer, whatever becomes of the server.
+//! Owns the client ([`Remote`]) and which link it uses; the role never hears of that link. Invariants: a lookup that was
+//! taken gives its held link an answer, whatever becomes of the server; what the server gave out once is remembered in
+//! the process's store, which is asked first, so that a server that gives it out again resumes nobody here.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::base::time::Time;
 use crate::base::wire::{CloseReason, LinkId, LogLine, Role, Security, Sink, Target, Wire};
 use crate::tickets::remote::{Answer, Event, Remote};
 use crate::tickets::seal::Unsealed;
-use crate::tickets::{Binding, Group, TicketId};
+use crate::tickets::{Binding, Group, Stored, TicketId};
 
 /// The group's server as one worker knows it.
 pub(super) struct Member {
@@ -196,11 +197,29 @@ impl<L: Role<Links>> Engine<L> {
         // Its client has gone meanwhile: the ticket is spent all the same.
         let (id, binding) = (id?, binding?);
         let opened = self.member.as_ref()?.group.keys.open(&id, binding, sealed);
-        let counters = &mut self.links.counters;
-        match opened {
-            Ok(_) => counters.ticket_lookups_hit += 1,
-            Err(_) => counters.ticket_lookups_bad += 1,
+        if opened.is_ok() && self.spend(&id) {
+            self.links.counters.ticket_lookups_hit += 1;
+            return opened.ok();
         }
-        opened.ok()
+        self.links.counters.ticket_lookups_bad += 1;
+        None
+    }
+
+    /// Remembers a ticket that the server gave out, so that no worker of this process takes it from there again. False
+    /// when one has: the server gave it out twice.
+    fn spend(&mut self, id: &TicketId) -> bool {
+        let Some(store) = &self.shared.tickets else { return false };
+        let counters = &mut self.links.counters;
+        match store.spend(self.now, id) {
+            Stored::Kept => true,
+            Stored::Evicting => {
+                counters.tickets_evicted += 1;
+                true
+            }
+            Stored::TooLong | Stored::Refused => {
+                counters.tickets_used += 1;
+                false
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::{Plan, Site, run, text, until};
+use crate::harness::{Plan, Site, keys, run, text, until};
 use crate::origin::nginx;
 use crate::support::Scratch;
 
@@ -18,12 +18,6 @@ fn counter(name: &str) -> u64 {
     let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
     let mut each = names.split_whitespace().zip(values.split_whitespace());
     each.find(|(found, _)| *found == name).and_then(|(_, value)| value.parse().ok()).expect("Linux counts it")
-}
-
-fn keys(args: &[&str], scratch: &Scratch) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
-    let output = run(command.current_dir(scratch.path()).arg("keys").args(args), &[]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -59,7 +53,7 @@ fn inside_a_namespace() {
     fs::write("/proc/sys/net/ipv4/tcp_fastopen", "1").expect("a namespace of our own");
     let origin = nginx(&[]);
     let own = Scratch::new("fast-open");
-    keys(&["new", "--kind", "fast-open", "fast-open.keys"], &own);
+    keys(&own, &["new", "--kind", "fast-open", "fast-open.keys"]);
     let file = own.path().join("fast-open.keys").display().to_string();
     let plan = Plan { listeners: format!("[fast_open]\nkeys = \"{file}\"\n"), ..Plan::default() };
     let site = Site::with(origin.address(), &plan);
@@ -78,7 +72,7 @@ fn inside_a_namespace() {
     let rotated = |times: usize| {
         let reread = || site.pop.metrics().get("certificates_reloaded_total");
         let before = reread();
-        (0..times).for_each(|_| keys(&["rotate", "fast-open.keys"], &own));
+        (0..times).for_each(|_| keys(&own, &["rotate", "fast-open.keys"]));
         until("the new keys are taken", || (reread() > before).then_some(()));
     };
     rotated(1);

@@ -414,6 +414,13 @@ pub fn certificates(directory: &Path, name: &str) {
     assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
+/// `trunkline keys` with these arguments, in a directory.
+pub fn keys(scratch: &Scratch, args: &[&str]) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    let output = run(command.current_dir(scratch.path()).arg("keys").args(args), &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
 /// So many cores that this process may use.
 pub fn cores(count: usize) -> Vec<usize> {
     let cores = trunkline::server::process::cores_allowed();

@@ -17,6 +17,7 @@ mod leaks;
 mod origin;
 mod peers;
 mod process;
+mod replays;
 mod returning;
 
 #[path = "../support/mod.rs"]

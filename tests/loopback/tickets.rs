@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
-use crate::harness::{Node, address, certificates, cores, run, until};
+use crate::harness::{Node, address, certificates, cores, keys, until};
 use crate::origin::Scripted;
 use crate::peers::{connect, hello, trust};
 use crate::support::{Process, Scratch, wait_until_accepting};
@@ -23,13 +23,13 @@ const DELAY_MAX: Duration = Duration::from_secs(2);
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(25);
 
 /// A redis-server of the test's own.
-struct Redis {
+pub struct Redis {
     process: Process,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Redis {
-    fn start(address: SocketAddr) -> Redis {
+    pub fn start(address: SocketAddr) -> Redis {
         let mut command = Command::new("/usr/bin/redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
         command.args(["--save", "", "--appendonly", "no", "--daemonize", "no", "--loglevel", "warning"]);
@@ -39,7 +39,7 @@ impl Redis {
     }
 
     /// Tickets it keeps.
-    fn tickets(&self) -> usize {
+    pub fn tickets(&self) -> usize {
         let mut stream = connect(self.address);
         stream.write_all(b"DBSIZE\r\n").expect("it is open");
         let mut line = String::new();
@@ -109,9 +109,31 @@ impl Pops {
         Visit { is_resumed, took, hello: hello_sent }
     }
 
+    /// A ClientHello with the client's ticket, that was not sent.
+    fn unused(&self) -> Vec<u8> {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut session = ClientConnection::new(self.client.clone(), name).expect("a client");
+        let mut hello = Vec::new();
+        session.write_tls(&mut hello).expect("memory takes it");
+        hello
+    }
+
+    /// Sends a recorded ClientHello. It is answered.
+    fn show(&self, node: usize, hello: &[u8]) {
+        let mut socket = connect(self.nodes[node].1);
+        socket.write_all(hello).expect("it is open");
+        assert_eq!(socket.read(&mut [0; 1]).expect("a ServerHello"), 1);
+    }
+
     /// A client without tickets.
     fn forget(&mut self) {
         self.client = trust(&self.scratch.path().join("certs/ca.pem"), &["mmtp/1"]);
+    }
+
+    /// Waits until a node has had a connection to the server so many times.
+    fn until_up(&self, node: usize, times: usize) {
+        let count = || self.nodes[node].0.log().matches("ticket server up").count();
+        until("the server is up", || (count() >= times).then_some(()));
     }
 
     fn figure(&self, node: usize, name: &str) -> u64 {
@@ -133,12 +155,6 @@ impl Pops {
     }
 }
 
-fn keys(scratch: &Scratch, args: &[&str]) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
-    let output = run(command.current_dir(scratch.path()).arg("keys").args(args), &[]);
-    assert!(output.status.success(), "{output:?}");
-}
-
 #[test]
 fn a_ticket_of_one_node_resumes_at_another_and_works_once() {
     let redis = Redis::start(address());
@@ -156,12 +172,10 @@ fn a_ticket_of_one_node_resumes_at_another_and_works_once() {
     assert!(pops.visit(0).is_resumed);
     assert!(pops.visit(1).is_resumed);
 
-    // The same ClientHello again, at either node: its ticket is gone.
-    for node in [0, 1] {
-        let mut socket = connect(pops.nodes[node].1);
-        socket.write_all(&visit.hello).expect("it is open");
-        assert_eq!(socket.read(&mut [0; 1]).expect("a ServerHello"), 1);
-        pops.nodes[node].0.until_equal(&[("ticket_lookups_total{result=\"miss\"}", 1)]);
+    // The same ClientHello again, at either node: its ticket is gone. Where it was used, it is known to be.
+    for (node, figure) in [(0, "ticket_lookups_total{result=\"miss\"}"), (1, "tickets_missed_total{reason=\"used\"}")] {
+        pops.show(node, &visit.hello);
+        pops.nodes[node].0.until_equal(&[(figure, 1)]);
     }
     for node in [0, 1] {
         assert_eq!((pops.lookups(node, "bad"), pops.lookups(node, "late")), (0, 0));
@@ -232,26 +246,92 @@ fn a_server_that_stops_costs_a_moment_and_no_handshake() {
 fn keys_are_rotated_node_by_node() {
     let redis = Redis::start(address());
     let mut pops = Pops::start(2, &redis.address.to_string());
-    let rotate = |pops: &Pops, node: usize| {
+    let rotate = |pops: &Pops, node: usize, is_told: bool| {
         let reread = || pops.nodes[node].0.log().matches("certificates reread").count();
         let before = reread();
         keys(&pops.scratch, &["rotate", &format!("keys-{node}.toml")]);
-        pops.nodes[node].0.signal("HUP");
+        if is_told {
+            pops.nodes[node].0.signal("HUP");
+        }
         until("the keys are read again", || (reread() > before).then_some(()));
     };
     pops.until_shared(1);
     pops.until_shared(0);
-    rotate(&pops, 0);
+    rotate(&pops, 0, true);
     // Sealed before the rotation, opened after it; and the other way round.
     assert!(pops.visit(0).is_resumed);
     assert!(pops.visit(1).is_resumed);
     assert!(pops.visit(0).is_resumed);
     assert_eq!(pops.figure(0, "ticket_server_lost_total"), 0, "new keys need no new connection");
     // Two rotations ahead is too far: no ticket is good, and no handshake fails.
-    rotate(&pops, 0);
+    rotate(&pops, 0, false);
     pops.until_shared(0);
     assert!(!pops.visit(1).is_resumed);
     assert_eq!(pops.lookups(1, "bad"), 1);
+}
+
+#[test]
+fn a_server_that_comes_back_empty_costs_full_handshakes_until_it_has_tickets_again() {
+    let mut redis = Redis::start(address());
+    let mut pops = Pops::start(1, &redis.address.to_string());
+    pops.until_shared(0);
+    redis.process.kill();
+    let redis = Redis::start(redis.address);
+    pops.until_up(0, 2);
+    assert_eq!(redis.tickets(), 0);
+    assert!(!pops.visit(0).is_resumed, "the ticket of before is gone");
+    assert_eq!((pops.lookups(0, "miss"), pops.lookups(0, "hit")), (1, 0));
+    assert!(pops.visit(0).is_resumed);
+    assert_eq!(pops.figure(0, "handshakes_failed_total"), 0);
+}
+
+/// A ClientHello whose ticket comes behind so many others that nobody issued.
+fn crowded(hello: &[u8], others: usize) -> Vec<u8> {
+    const IDENTITY_BYTES: usize = 2 + 32 + 4;
+    let length = |bytes: usize| u16::try_from(bytes).expect("it fits").to_be_bytes();
+    let mut message = hello[5..].to_vec();
+    // The last extension: a list with one identity, and one with a binder as long as the suite's hash.
+    let at = [32, 48].map(|binder| message.len() - (4 + 2 + IDENTITY_BYTES + 2 + 1 + binder));
+    let at = at.into_iter().find(|at| message[*at..].starts_with(&[0, 41])).expect("a ticket is shown");
+    let shown = message[at + 6..][..IDENTITY_BYTES].to_vec();
+    message.truncate(at);
+    let mut identities: Vec<u8> =
+        (0..others).flat_map(|other| [&[0, 32][..], &[7; 30], &length(other), &[0; 4]].concat()).collect();
+    identities.extend_from_slice(&shown);
+    let binders = [&[32][..], &[9; 32]].concat().repeat(others + 1);
+    message.extend_from_slice(&[0, 41]);
+    message.extend_from_slice(&length(identities.len() + binders.len() + 4));
+    for list in [identities, binders] {
+        message.extend_from_slice(&length(list.len()));
+        message.extend_from_slice(&list);
+    }
+    let suites_at = 4 + 2 + 32 + 1 + usize::from(message[38]);
+    let compression_at = suites_at + 2 + usize::from(u16::from_be_bytes([message[suites_at], message[suites_at + 1]]));
+    let extensions_at = compression_at + 1 + usize::from(message[compression_at]);
+    let extensions_bytes = length(message.len() - extensions_at - 2);
+    message[extensions_at..][..2].copy_from_slice(&extensions_bytes);
+    let body_bytes = length(message.len() - 4);
+    message[1..4].copy_from_slice(&[0, body_bytes[0], body_bytes[1]]);
+    let record = |piece: &[u8]| [&[22, 3, 1][..], &length(piece.len()), piece].concat();
+    message.chunks(1 << 14).flat_map(record).collect()
+}
+
+#[test]
+fn a_hello_full_of_tickets_has_one_of_them_looked_up() {
+    // As many as 65 535 bytes hold beside the rest of a ClientHello. Shorter ones, that are no ids of ours, fit a thousand
+    // times: tests/tls_rustls.rs.
+    const OTHERS: usize = 880;
+    let redis = Redis::start(address());
+    let mut pops = Pops::start(1, &redis.address.to_string());
+    pops.until_shared(0);
+    let hello = pops.unused();
+    let tickets = redis.tickets();
+    pops.show(0, &crowded(&hello, OTHERS));
+    let lookups = || ["hit", "miss", "late", "down", "bad"].map(|result| pops.lookups(0, result));
+    assert_eq!(lookups(), [0, 1, 0, 0, 0]);
+    assert_eq!(redis.tickets(), tickets, "the good one, which comes last, is not spent");
+    pops.show(0, &hello);
+    assert_eq!(lookups(), [1, 1, 0, 0, 0]);
 }
 
 /// What a lying server does when it is asked for a ticket.
@@ -260,6 +340,8 @@ enum Lie {
     None,
     WrongValue,
     ValueOfAnother,
+    /// The right value, however often.
+    Again,
     Nil,
     Error,
     Truncated,
@@ -312,6 +394,7 @@ fn serve(stream: TcpStream, lie: &Mutex<Lie>, kept: &Mutex<HashMap<Vec<u8>, Vec<
             (_, Lie::ValueOfAnother) => {
                 bulk(kept.iter().find(|(key, _)| **key != words[1]).expect("there are several").1)
             }
+            (_, Lie::Again) => bulk(kept.get(&words[1]).expect("it was kept")),
             (_, Lie::Nil) => b"$-1\r\n".to_vec(),
             (_, Lie::Error) => b"-OOM command not allowed when used memory > 'maxmemory'.\r\n".to_vec(),
             (_, Lie::Truncated) => b"$200\r\nabc".to_vec(),
@@ -361,4 +444,27 @@ fn a_lying_server_fails_no_handshake_and_resumes_none() {
     }
     assert!(pops.nodes[0].0.anonymous_bytes() < 200 << 20);
     assert_eq!(pops.figure(0, "handshakes_failed_total"), 0);
+}
+
+#[test]
+fn a_ticket_that_a_server_gives_out_again_resumes_once_on_a_node() {
+    const COPIES: u64 = 8;
+    let server = Scripted::start({
+        let (lie, kept) = (Mutex::new(Lie::Again), Mutex::new(HashMap::new()));
+        move |stream, _| serve(stream, &lie, &kept)
+    });
+    let mut pops = Pops::start(1, &server.address().to_string());
+    pops.until_shared(0);
+    let visit = pops.visit(0);
+    assert!(visit.is_resumed);
+    (0..COPIES).for_each(|_| pops.show(0, &visit.hello));
+    pops.nodes[0].0.until_equal(&[("tickets_missed_total{reason=\"used\"}", COPIES), ("connections_open", 0)]);
+    assert_eq!(pops.lookups(0, "hit"), 1, "it is not even asked for again");
+
+    // Copies that are asked for at the same time, before there is an answer to remember.
+    let hello = pops.unused();
+    let sockets: Vec<_> = (0..COPIES).map(|_| connect(pops.nodes[0].1)).collect();
+    sockets.iter().for_each(|mut socket| socket.write_all(&hello).expect("it is open"));
+    pops.nodes[0].0.until_equal(&[("tickets_missed_total{reason=\"used\"}", 2 * COPIES - 1)]);
+    assert_eq!(pops.lookups(0, "hit"), 2);
 }
