@@ -194,7 +194,7 @@ fn a_flight_shown_to_every_core_is_forwarded_once() {
 
 #[test]
 fn a_flight_shown_to_two_nodes_at_once_is_forwarded_once() {
-    const ROUNDS: usize = 5;
+    const ROUNDS: usize = 3;
     let redis = Redis::start(address());
     let counted = Counted::start(1, Some(&redis));
     let (other, other_address) = second(&counted.site);
