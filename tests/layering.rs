@@ -39,6 +39,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("mio", &["src/client/", "src/server/"]),
     ("core_affinity", &["src/server/"]),
     ("mimalloc", &["src/main.rs"]),
+    ("libmimalloc_sys", &["src/ring/sys.rs"]),
     // Error numbers beside what the ring needs.
     ("libc", &["src/ring/", "src/worker/"]),
     ("tracing", &["src/server/"]),

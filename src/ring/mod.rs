@@ -99,6 +99,10 @@ pub trait Ring {
     /// Gives a buffer back to the kernel.
     fn give_back(&mut self, lease: Self::Lease);
 
+    /// Gives memory that was freed back to the system: for now and then, since an allocator that is not called does nothing
+    /// about it.
+    fn return_memory(&mut self);
+
     /// Buffers the kernel has at hand.
     fn buffers_free(&self) -> usize;
 

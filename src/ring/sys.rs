@@ -436,6 +436,13 @@ impl Waker {
     }
 }
 
+/// Gives memory that this thread has freed back to the system.
+pub(super) fn return_memory() {
+    // SAFETY: it takes no pointer and touches only what mimalloc itself holds for the calling thread; where mimalloc is not
+    // the allocator, that is nothing.
+    unsafe { libmimalloc_sys::mi_collect(false) };
+}
+
 /// Lets socket2 act on a descriptor for the length of one call.
 pub(super) fn with_socket<T>(fd: Fd, act: impl FnOnce(SockRef<'_>) -> T) -> T {
     // SAFETY: the descriptor is open: slots hold theirs until `Ring::close`, which is the caller's last use of it.

@@ -233,6 +233,10 @@ impl Ring for Uring {
         self.queue.give_back(lease);
     }
 
+    fn return_memory(&mut self) {
+        sys::return_memory();
+    }
+
     fn buffers_free(&self) -> usize {
         self.queue.buffers_free()
     }

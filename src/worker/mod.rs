@@ -274,6 +274,9 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             }
         }
         self.sweep_step = (self.sweep_step + 1) % SWEEP_STEPS;
+        if self.sweep_step == 0 {
+            self.ring.return_memory();
+        }
         // One worker's clock is enough for what all of them share.
         if let (0, Some(store)) = (self.engine.settings.index, &self.engine.shared.tickets) {
             store.tidy(self.engine.now);

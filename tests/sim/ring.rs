@@ -107,6 +107,8 @@ impl Ring for FakeRing {
         self.net.borrow_mut().give_back(self.host, &lease);
     }
 
+    fn return_memory(&mut self) {}
+
     fn buffers_free(&self) -> usize {
         self.net.borrow().buffers_free(self.host)
     }
