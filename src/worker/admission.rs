@@ -254,13 +254,14 @@ pub(super) enum Accepting {
 }
 
 impl Accepting {
-    /// How to go on with so many links held.
-    pub(super) fn next(self, held: usize, bound: usize) -> Accepting {
+    /// How to go on with so many links held. `accepted`: a connection was there to be accepted in the last pass, so that
+    /// the kernel may hold more, up to the whole backlog.
+    pub(super) fn next(self, held: usize, bound: usize, accepted: bool) -> Accepting {
         match self {
             Accepting::All if held > bound => Accepting::None,
             Accepting::None if held <= bound / 2 => Accepting::OneByOne,
             Accepting::OneByOne if held > bound => Accepting::None,
-            Accepting::OneByOne if held == 0 => Accepting::All,
+            Accepting::OneByOne if held == 0 && !accepted => Accepting::All,
             same => same,
         }
     }
@@ -409,12 +410,19 @@ mod tests {
         let mut accepting = Accepting::All;
         let mut seen = Vec::new();
         for held in [0, 100, 101, 60, 50, 80, 101, 51, 50, 1, 0, 7] {
-            accepting = accepting.next(held, 100);
+            accepting = accepting.next(held, 100, false);
             seen.push(accepting);
         }
         use Accepting::{All, None, OneByOne};
         let expected = [All, All, None, None, OneByOne, OneByOne, None, None, OneByOne, OneByOne, All, All];
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_backlog_is_not_taken_in_one_gulp() {
+        let one_by_one = Accepting::OneByOne;
+        assert_eq!(one_by_one.next(0, 100, true), Accepting::OneByOne, "there may be thousands more");
+        assert_eq!(one_by_one.next(0, 100, false), Accepting::All, "there are none");
     }
 
     #[test]

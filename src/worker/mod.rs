@@ -107,6 +107,8 @@ pub struct Worker<R: Ring, L: Role<Links>> {
     /// Scratch: the dirty list of the pass that is being flushed.
     flushing: Vec<LinkId>,
     accepting: Accepting,
+    /// A connection was accepted since the last look at how to accept.
+    accepted_one: bool,
     meter: Meter,
     /// When the account of handshakes was last brought up to date.
     accounted: Mark,
@@ -136,6 +138,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             starved: Vec::new(),
             flushing: Vec::new(),
             accepting: Accepting::All,
+            accepted_one: false,
             meter: Meter::default(),
             accounted: Mark::default(),
             sweep_step: 0,
@@ -293,7 +296,8 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             return;
         }
         let bound = self.engine.budget.accept_bound(self.engine.settings.handshake_patience);
-        let next = self.accepting.next(held, bound);
+        let accepted = std::mem::take(&mut self.accepted_one);
+        let next = self.accepting.next(held, bound, accepted);
         if next == Accepting::None && self.accepting != next {
             self.engine.links.counters.accepts_held_off += 1;
             for (index, _) in self.listeners.iter().enumerate().filter(|(_, listener)| listener.armed) {
@@ -494,7 +498,10 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             self.ring.close(fd, false);
         }
         match result {
-            Ok(fd) => self.place(fd, index),
+            Ok(fd) => {
+                self.accepted_one = true;
+                self.place(fd, index);
+            }
             Err(Errno::CANCELED) => {}
             Err(errno) => {
                 self.engine.links.counters.accept_errors += 1;
