@@ -785,7 +785,7 @@ fn hello_with(authority: &Authority, kind: u16, content: &[u8], record_bytes: us
 }
 
 #[test]
-fn a_hello_may_be_large_and_show_a_thousand_tickets() {
+fn a_hello_may_be_large_and_show_hundreds_of_tickets_but_not_a_thousand() {
     const PADDING: u16 = 21;
     const PRE_SHARED_KEY: u16 = 41;
     let authority = Authority::new();
@@ -802,11 +802,20 @@ fn a_hello_may_be_large_and_show_a_thousand_tickets() {
     assert_eq!(whole.len(), (1 << 14) + 5, "one full record");
     assert!(is_served(whole));
     assert!(is_served(hello_with(&authority, PADDING, &[0; 16_000], 200)));
-    let identities = [&[0, 8][..], &[7; 8], &[0; 4]].concat().repeat(1000);
-    let binders = [&[32][..], &[9; 32]].concat().repeat(1000);
-    let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
-    let offer = [&length(&identities)[..], &identities, &length(&binders), &binders].concat();
-    assert!(is_served(hello_with(&authority, PRE_SHARED_KEY, &offer, 1 << 14)));
+    let showing = |tickets: usize| {
+        let identities = [&[0, 8][..], &[7; 8], &[0; 4]].concat().repeat(tickets);
+        let binders = [&[32][..], &[9; 32]].concat().repeat(tickets);
+        let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
+        let offer = [&length(&identities)[..], &identities, &length(&binders), &binders].concat();
+        hello_with(&authority, PRE_SHARED_KEY, &offer, 1 << 14)
+    };
+    assert!(is_served(showing(650)));
+    // More than 32 KiB, refused at the first record, which announces it.
+    let mut session = Session::server(&settings);
+    let mut out = Vec::new();
+    let said = feed(&mut session, &mut showing(1000)[..5 + (1 << 14)].to_vec(), &mut out);
+    assert!(matches!(said.error, Some(TlsError::Malformed(_))), "{:?}", said.error);
+    assert_eq!(out, [21, 3, 3, 0, 2, 2, 50]);
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use zeroize::Zeroizing;
+
 use crate::base::hex;
 use crate::tls::ClientTicket;
 
@@ -42,9 +44,10 @@ struct Kept {
 }
 
 impl Kept {
-    fn line(&self) -> String {
-        let digits = hex::text(&self.ticket.to_bytes());
-        format!("{} {} {digits}\n", self.endpoint.host, self.endpoint.port)
+    fn line(&self) -> Zeroizing<String> {
+        let bytes = Zeroizing::new(self.ticket.to_bytes());
+        let digits = Zeroizing::new(hex::text(&bytes));
+        Zeroizing::new(format!("{} {} {}\n", self.endpoint.host, self.endpoint.port, digits.as_str()))
     }
 }
 
@@ -188,7 +191,9 @@ fn read(path: &Path) -> io::Result<Vec<Kept>> {
         other => other?,
     };
     check_private(&file)?;
-    let mut text = String::new();
+    // Room for all of it at once: a text that grows leaves copies behind.
+    let length = file.metadata()?.len().min(FILE_BYTES_MAX);
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
     if file.take(FILE_BYTES_MAX).read_to_string(&mut text).is_err() {
         text.clear();
     }
@@ -223,23 +228,39 @@ fn parse_line(line: &str) -> Option<Kept> {
         return None;
     }
     let endpoint = Endpoint { host: host.to_owned(), port: port.parse().ok()? };
-    Some(Kept { endpoint, ticket: ClientTicket::from_bytes(&hex::bytes(digits)?)? })
+    let bytes = Zeroizing::new(hex::bytes(digits)?);
+    Some(Kept { endpoint, ticket: ClientTicket::from_bytes(&bytes)? })
 }
 
 /// Puts a whole new file in the place of the old one.
 fn write(path: &Path, kept: &[Kept]) -> io::Result<()> {
-    let mut text = format!("{HEADER}\n");
-    for kept in kept {
-        text.push_str(&kept.line());
-    }
-    text.push_str(&format!("end {}\n", kept.len()));
+    let lines: Vec<Zeroizing<String>> = kept.iter().map(Kept::line).collect();
+    let (first, last) = (format!("{HEADER}\n"), format!("end {}\n", kept.len()));
+    let length = first.len() + lines.iter().map(|line| line.len()).sum::<usize>() + last.len();
+    let mut text = Zeroizing::new(String::with_capacity(length));
+    text.push_str(&first);
+    lines.iter().for_each(|line| text.push_str(line));
+    text.push_str(&last);
     let novel = beside(path, ".new");
     let _ = std::fs::remove_file(&novel); // of a process that was stopped in the middle; the lock is ours
     let mut file = private(OpenOptions::new().write(true).create_new(true)).open(&novel)?;
     file.write_all(text.as_bytes())?;
     file.sync_data()?;
-    std::fs::rename(&novel, path)
+    std::fs::rename(&novel, path)?;
+    keep_entry(path);
+    Ok(())
 }
+
+/// Has the folder written down which file stands there, so that a machine that stops does not bring the old one back. Not
+/// every file system can; without it the new file is there all the same.
+#[cfg(unix)]
+fn keep_entry(path: &Path) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+}
+
+#[cfg(not(unix))]
+fn keep_entry(_: &Path) {}
 
 #[cfg(unix)]
 fn private(options: &mut OpenOptions) -> &mut OpenOptions {

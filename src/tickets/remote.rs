@@ -11,7 +11,13 @@
 //!   ^               |                      |                 |
 //!   +---------------+--- any fault: jittered exponential back-off
 //! ```
-//! Invariant: lookups are in `pending` in the order of their deadlines, and each gets exactly one [`Answer`].
+//! A ticket that was shown here and that the server may still have is *owed* to it: its lookup was not taken, or the
+//! connection ended before the reply. Its client goes on without it and repeats its early data, so whoever recorded the
+//! first flight must not find it there. It is deleted as soon as the server takes requests again.
+//!
+//! Invariant: lookups are in `pending` in the order of their deadlines, and each gets exactly one [`Answer`]; every
+//! ticket that [`Remote::lookup`] was ever asked for was deleted for certain, is in `pending`, is owed, or was owed for
+//! longer than [`OWED_AGE_MAX`] or beside [`OWED_MAX`] newer ones.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -37,6 +43,16 @@ pub const REQUESTS_MAX: usize = 1024;
 
 /// Bytes of requests in flight, wherever they wait: here, in a send buffer or in the kernel.
 pub const REQUEST_BYTES_MAX: usize = 512 * 1024;
+
+/// Tickets owed to the server, 40 bytes each. The oldest goes first: it is of use for the shortest time.
+pub const OWED_MAX: usize = 1024;
+
+/// How long a ticket is owed. The ages that client and server tell of it may differ by a minute, either way: longer after
+/// its first flight, no early data is taken with it.
+pub const OWED_AGE_MAX: Duration = Duration::from_secs(120);
+
+/// What is owed is paid while fewer requests than this are in flight: half is left to those who wait.
+const PAYING_REQUESTS_MAX: usize = REQUESTS_MAX / 2;
 
 /// A connection on which nothing came for so many deadlines, although something was asked, is given up.
 const SILENT_DEADLINES_MAX: u32 = 8;
@@ -85,10 +101,10 @@ pub enum Answer {
     Hit(Vec<u8>),
     /// The server has no such ticket.
     Miss,
-    /// No answer in time.
-    Late,
-    /// The connection ended first.
-    Down,
+    /// No answer in time for this ticket, which may be gone or not.
+    Late(TicketId),
+    /// The connection ended first; the same.
+    Down(TicketId),
 }
 
 /// Why a connection to the server ended.
@@ -146,7 +162,7 @@ enum State {
     Ready,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 enum Asked {
     /// AUTH or SELECT.
     Hello,
@@ -155,18 +171,27 @@ enum Asked {
     /// `asker` is `None` once it got its answer.
     Lookup {
         asker: Option<Key>,
+        id: TicketId,
         deadline: Time,
     },
+    /// Nobody waits for the reply.
+    Debt(Owed),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Pending {
     asked: Asked,
     bytes: u32,
 }
 
-/// The client. See the module.
-#[derive(Debug)]
+/// A ticket that the server may still have.
+#[derive(Clone, Copy)]
+struct Owed {
+    id: TicketId,
+    since: Time,
+}
+
+/// The client. See the module. Not to be printed: it holds ids, and a password on its way.
 pub struct Remote {
     settings: RemoteSettings,
     state: State,
@@ -176,6 +201,8 @@ pub struct Remote {
     pending_bytes: usize,
     /// So many of `pending` need no look at their deadlines any more. The next one, if any, is a lookup.
     checked: usize,
+    /// Oldest first.
+    owed: VecDeque<Owed>,
     /// When the server last answered, or was first asked after it had answered everything.
     silent_since: Time,
     parser: Parser,
@@ -195,6 +222,7 @@ impl Remote {
             pending: VecDeque::new(),
             pending_bytes: 0,
             checked: 0,
+            owed: VecDeque::new(),
             silent_since: Time::ZERO,
             parser: Parser::default(),
             output: Vec::new(),
@@ -217,11 +245,41 @@ impl Remote {
     }
 
     /// Asks for a ticket and has the server forget it. `true`: `asker` gets one [`Answer`], at its deadline at the latest.
-    /// `false`: the server is down, or too much is in flight.
+    /// `false`: the server is down, or too much is in flight. It is told to forget the ticket as soon as it can be.
     #[must_use]
     pub fn lookup(&mut self, now: Time, asker: Key, id: &TicketId) -> bool {
         let deadline = now + self.settings.lookup_timeout;
-        self.ask(now, Asked::Lookup { asker: Some(asker), deadline }, &[b"GETDEL", &key(id)])
+        let is_taken = self.take(now, Asked::Lookup { asker: Some(asker), id: *id, deadline }, id);
+        if !is_taken {
+            self.owe(Owed { id: *id, since: now });
+        }
+        is_taken
+    }
+
+    fn take(&mut self, now: Time, asked: Asked, id: &TicketId) -> bool {
+        self.ask(now, asked, &[b"GETDEL", &key(id)])
+    }
+
+    fn owe(&mut self, owed: Owed) {
+        if self.owed.len() >= OWED_MAX {
+            self.owed.pop_front();
+        }
+        self.owed.push_back(owed);
+    }
+
+    /// Has the server forget what is owed, as far as there is room.
+    fn pay(&mut self, now: Time) {
+        while self.is_up() && self.pending.len() < PAYING_REQUESTS_MAX {
+            let Some(owed) = self.owed.pop_front() else { return };
+            if owed.since + OWED_AGE_MAX > now && !self.take(now, Asked::Debt(owed), &owed.id) {
+                return self.owed.push_front(owed);
+            }
+        }
+    }
+
+    /// Takes over what another client owed, which nobody can tell any more.
+    pub fn inherit(&mut self, other: Remote) {
+        other.owed.into_iter().for_each(|owed| self.owe(owed));
     }
 
     /// Has the server keep a sealed ticket. `false`: it does not, and the caller may keep it elsewhere. What becomes of one
@@ -300,6 +358,15 @@ impl Remote {
 
     fn replied(&mut self, now: Time, reply: Reply<'_>) -> Result<(), Fault> {
         let Some(Pending { asked, bytes }) = self.pending.pop_front() else { return Err(Fault::Garbage) };
+        let outcome = self.settle(now, asked, bytes, reply);
+        if outcome.is_ok() {
+            self.pay(now);
+        }
+        outcome
+    }
+
+    /// Makes of a reply what it means for what was asked first.
+    fn settle(&mut self, now: Time, asked: Asked, bytes: u32, reply: Reply<'_>) -> Result<(), Fault> {
         self.pending_bytes -= bytes as usize;
         self.checked = self.checked.saturating_sub(1);
         self.skip();
@@ -316,15 +383,35 @@ impl Remote {
                 self.backoff.succeeded();
                 return Ok(());
             }
+            (Asked::Debt(_), Reply::Nil | Reply::Bulk(_)) => return Ok(()),
             (Asked::Lookup { .. }, Reply::Nil) => Ok(Answer::Miss),
             (Asked::Lookup { .. }, Reply::Bulk(sealed)) => Ok(Answer::Hit(sealed.to_vec())),
             (_, Reply::Error(text)) => Err(Fault::Refused(first_word(text))),
             _ => Err(Fault::Garbage),
         };
-        if let Asked::Lookup { asker: Some(asker), .. } = asked {
-            self.events.push_back(Event::Answer(asker, answer.clone().unwrap_or(Answer::Down)));
+        match &answer {
+            Ok(answer) => self.tell(asked, answer.clone()),
+            Err(_) => self.fail(now, asked),
         }
         answer.map(drop)
+    }
+
+    fn tell(&mut self, asked: Asked, answer: Answer) {
+        if let Asked::Lookup { asker: Some(asker), .. } = asked {
+            self.events.push_back(Event::Answer(asker, answer));
+        }
+    }
+
+    /// There will be no reply, or none that says what became of this.
+    fn fail(&mut self, now: Time, asked: Asked) {
+        match asked {
+            Asked::Lookup { id, .. } => {
+                self.tell(asked, Answer::Down(id));
+                self.owe(Owed { id, since: now });
+            }
+            Asked::Debt(owed) => self.owe(owed),
+            Asked::Hello | Asked::Ping | Asked::Set => {}
+        }
     }
 
     /// Does what is due: dials, ends lookups, gives up on a silent server.
@@ -347,11 +434,11 @@ impl Remote {
 
     fn end_late_lookups(&mut self, now: Time) {
         while let Some(Pending { asked, .. }) = self.pending.get_mut(self.checked) {
-            if let Asked::Lookup { asker, deadline } = asked {
+            if let Asked::Lookup { asker, id, deadline } = asked {
                 if *deadline > now {
                     break;
                 }
-                self.events.extend(asker.take().map(|asker| Event::Answer(asker, Answer::Late)));
+                self.events.extend(asker.take().map(|asker| Event::Answer(asker, Answer::Late(*id))));
             }
             self.checked += 1;
         }
@@ -377,7 +464,7 @@ impl Remote {
                 let silent = (!self.pending.is_empty()).then(|| self.silent_since + self.silence_max());
                 let late = self.pending.get(self.checked).and_then(|each| match each.asked {
                     Asked::Lookup { deadline, .. } => Some(deadline),
-                    Asked::Hello | Asked::Ping | Asked::Set => None,
+                    Asked::Hello | Asked::Ping | Asked::Set | Asked::Debt(_) => None,
                 });
                 [silent, late].into_iter().flatten().min()
             }
@@ -408,10 +495,8 @@ impl Remote {
 
     fn lose(&mut self, now: Time, fault: Fault) {
         self.state = State::Down(now + self.backoff.failed(&mut self.prng));
-        for Pending { asked, .. } in self.pending.drain(..) {
-            if let Asked::Lookup { asker: Some(asker), .. } = asked {
-                self.events.push_back(Event::Answer(asker, Answer::Down));
-            }
+        for Pending { asked, .. } in std::mem::take(&mut self.pending) {
+            self.fail(now, asked);
         }
         (self.pending_bytes, self.checked) = (0, 0);
         self.output.clear();
@@ -550,7 +635,7 @@ mod tests {
         remote.tick(ms(24));
         assert_eq!(events(&mut remote), []);
         remote.tick(ms(25));
-        assert_eq!(events(&mut remote), [Event::Answer(asker(1), Answer::Late)]);
+        assert_eq!(events(&mut remote), [Event::Answer(asker(1), Answer::Late(ID))]);
         assert_eq!(remote.due(), Some(ms(30)));
         remote.received(ms(26), b"$1\r\nv\r\n+OK\r\n$1\r\nw\r\n");
         assert_eq!(events(&mut remote), [Event::Answer(asker(2), Answer::Hit(b"w".into()))]);
@@ -565,7 +650,7 @@ mod tests {
         assert!(remote.is_up());
         assert_eq!(remote.due(), Some(ms(200)));
         remote.tick(ms(200));
-        let late = Event::Answer(asker(1), Answer::Late);
+        let late = Event::Answer(asker(1), Answer::Late(ID));
         assert_eq!(events(&mut remote), [late, Event::Lost(Fault::Silent), Event::Close]);
         let (mut now, mut waits) = (ms(200), Vec::new());
         for _ in 0..12 {
@@ -612,7 +697,7 @@ mod tests {
             let mut remote = up();
             assert!(remote.lookup(ms(1), asker(1), &ID) && remote.lookup(ms(1), asker(2), &ID));
             remote.received(ms(2), bytes);
-            let down = |index| Event::Answer(asker(index), Answer::Down);
+            let down = |index| Event::Answer(asker(index), Answer::Down(ID));
             assert_eq!(events(&mut remote), [down(1), down(2), Event::Lost(fault), Event::Close]);
             assert!(!remote.lookup(ms(2), asker(3), &ID) && !remote.store(ms(2), &ID, b"x") && !remote.has_output());
             // What the old connection still says is not heard.
@@ -635,8 +720,11 @@ mod tests {
         remote.tick(ms(25));
         remote.broken(ms(26));
         remote.broken(ms(26));
-        let expected =
-            [Event::Answer(asker(1), Answer::Late), Event::Answer(asker(2), Answer::Down), Event::Lost(Fault::Closed)];
+        let expected = [
+            Event::Answer(asker(1), Answer::Late(ID)),
+            Event::Answer(asker(2), Answer::Down(ID)),
+            Event::Lost(Fault::Closed),
+        ];
         assert_eq!(events(&mut remote), expected);
         let due = remote.due().expect("it dials again");
         remote.tick(due);
@@ -655,6 +743,102 @@ mod tests {
         let taken = (0..3000).filter(|_| remote.store(ms(0), &ID, &[1; SEALED_BYTES_MAX])).count();
         assert!(taken > 200 && remote.output.len() <= REQUEST_BYTES_MAX, "{taken}: {}", remote.output.len());
         assert!(!remote.store(ms(0), &ID, &[1; SEALED_BYTES_MAX + 1]));
+    }
+
+    /// One that has just come up again at `now`: what it said since, and the events of it.
+    fn up_again(remote: &mut Remote, now: u64) -> String {
+        remote.tick(ms(now));
+        remote.connected(ms(now));
+        assert_eq!(events(remote), [Event::Dial]);
+        assert_eq!(sent(remote), "*1\\r\\n$4\\r\\nPING\\r\\n");
+        remote.received(ms(now), b"+PONG\r\n");
+        assert_eq!(events(remote), [Event::Up]);
+        sent(remote)
+    }
+
+    fn id(number: u32) -> TicketId {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        id
+    }
+
+    /// The tickets that these bytes, escaped, ask for.
+    fn asked_for(said: &str) -> Vec<u32> {
+        let keys = said.split("GETDEL\\r\\n$81\\r\\ntrunkline:ticket:").skip(1);
+        keys.map(|key| u32::from_str_radix(&key[..8], 16).expect("digits")).collect()
+    }
+
+    #[test]
+    fn what_was_not_certainly_deleted_is_deleted_before_anything_else_is_asked() {
+        let mut remote = up();
+        for number in 1..=4 {
+            assert!(remote.lookup(ms(0), asker(number), &id(number)));
+        }
+        // One is answered in time, one too late, one not at all, one with a refusal; a fifth is not even asked for.
+        remote.received(ms(1), b"$1\r\nv\r\n");
+        remote.tick(ms(25));
+        remote.received(ms(26), b"$1\r\nw\r\n-LOADING\r\n");
+        assert!(!remote.lookup(ms(27), asker(5), &id(5)));
+        let late = |number| Event::Answer(asker(number), Answer::Late(id(number)));
+        let hit = Event::Answer(asker(1), Answer::Hit(b"v".into()));
+        let lost = Event::Lost(Fault::Refused("LOADING"));
+        assert_eq!(events(&mut remote), [hit, late(2), late(3), late(4), lost, Event::Close]);
+        sent(&mut remote);
+        assert_eq!(asked_for(&up_again(&mut remote, 200)), [3, 4, 5]);
+        // That connection ends too soon as well: what it did not answer is still owed.
+        remote.received(ms(200), b"$-1\r\n");
+        remote.broken(ms(200));
+        assert_eq!(events(&mut remote), [Event::Lost(Fault::Closed)], "nobody waits for these answers");
+        assert_eq!(asked_for(&up_again(&mut remote, 600)), [4, 5]);
+        assert!(remote.lookup(ms(600), asker(6), &id(6)));
+        remote.received(ms(601), b"$-1\r\n$1\r\nv\r\n$1\r\nw\r\n");
+        assert_eq!(events(&mut remote), [Event::Answer(asker(6), Answer::Hit(b"w".into()))]);
+        remote.broken(ms(602));
+        assert_eq!(events(&mut remote), [Event::Lost(Fault::Closed)]);
+        assert_eq!(up_again(&mut remote, 9000), "", "it is paid once");
+    }
+
+    #[test]
+    fn what_is_owed_is_bounded_in_number_and_age() {
+        let mut remote = Remote::new(settings(), 1);
+        assert!(!remote.lookup(ms(0), asker(0), &id(1)) && !remote.lookup(ms(1), asker(0), &id(2)));
+        assert_eq!(asked_for(&up_again(&mut remote, OWED_AGE_MAX.as_millis() as u64)), [2], "the other is too old");
+        let mut remote = Remote::new(settings(), 1);
+        let owed_max = OWED_MAX as u32;
+        (0..=owed_max).for_each(|number| assert!(!remote.lookup(ms(0), asker(0), &id(number))));
+        assert_eq!(remote.owed.len(), OWED_MAX);
+        // A part at a time, so that who waits has room beside it.
+        let said = asked_for(&up_again(&mut remote, 1));
+        assert_eq!((said[0], said.len()), (1, PAYING_REQUESTS_MAX));
+        assert!(remote.lookup(ms(1), asker(7), &ID));
+        let mut paid = said;
+        while !remote.owed.is_empty() {
+            remote.received(ms(2), b"$-1\r\n");
+            paid.extend(asked_for(&sent(&mut remote)).into_iter().filter(|number| *number <= owed_max));
+        }
+        assert_eq!(paid, (1..=owed_max).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_lookup_refused_for_want_of_room_is_paid_when_there_is_some() {
+        let mut remote = up();
+        (0..REQUESTS_MAX as u32).for_each(|number| assert!(remote.lookup(ms(0), asker(number), &id(number))));
+        assert!(!remote.lookup(ms(0), asker(0), &id(7777)));
+        sent(&mut remote);
+        for _ in 0..=REQUESTS_MAX - PAYING_REQUESTS_MAX {
+            assert!(!remote.has_output());
+            remote.received(ms(1), b"$-1\r\n");
+        }
+        assert_eq!(asked_for(&sent(&mut remote)), [7777]);
+    }
+
+    #[test]
+    fn a_client_with_other_settings_pays_what_the_former_owed() {
+        let mut former = Remote::new(settings(), 1);
+        assert!(!former.lookup(ms(0), asker(0), &id(3)));
+        let mut remote = Remote::new(settings(), 2);
+        remote.inherit(former);
+        assert_eq!(asked_for(&up_again(&mut remote, 1)), [3]);
     }
 
     proptest! {
@@ -696,6 +880,7 @@ mod tests {
                     }
                 }
                 prop_assert!(asked.values().all(|(since, answers)| *answers == 1 || (*answers == 0 && now < since + 25)));
+                prop_assert!(remote.owed.len() <= OWED_MAX);
                 prop_assert!(remote.parser.held_bytes() <= super::super::resp::REPLY_BYTES_MAX);
                 prop_assert!(remote.due().is_none_or(|due| due > ms(now)));
             }

@@ -12,8 +12,9 @@ use super::record::{ContentType, RECORD_HEADER_BYTES};
 
 const MESSAGE_CLIENT_HELLO: u8 = 1;
 const MESSAGE_HEADER_BYTES: usize = 4;
-/// Longest message that rustls takes; what announces more is for it to refuse at once.
-const MESSAGE_BYTES_MAX: usize = 0xffff;
+/// Longest message taken here, in bytes. It is held before anything is proved; twice the longest record is many times
+/// what clients send.
+const MESSAGE_BYTES_MAX: usize = 32 * 1024;
 const EXTENSION_SERVER_NAME: u16 = 0;
 const EXTENSION_SUPPORTED_GROUPS: u16 = 10;
 const EXTENSION_SIGNATURE_ALGORITHMS: u16 = 13;
@@ -82,6 +83,8 @@ pub(super) enum Gathered {
     Whole,
     /// It is no ClientHello.
     Unreadable,
+    /// It is, or announces, more than is held of one that has proved nothing.
+    TooLong,
 }
 
 /// Tells when a ClientHello is whole, record by record, without looking at any byte twice.
@@ -107,8 +110,13 @@ impl Gatherer {
         self.message_bytes += fragment.len();
         let [kind, high, middle, low] = self.header;
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-        if kind != MESSAGE_CLIENT_HELLO || (self.message_bytes >= MESSAGE_HEADER_BYTES && length > MESSAGE_BYTES_MAX) {
+        if kind != MESSAGE_CLIENT_HELLO {
             return Gathered::Unreadable;
+        }
+        let held_bytes_max = MESSAGE_HEADER_BYTES + MESSAGE_BYTES_MAX;
+        let announces_much = self.message_bytes >= MESSAGE_HEADER_BYTES && length > MESSAGE_BYTES_MAX;
+        if announces_much || self.message_bytes > held_bytes_max {
+            return Gathered::TooLong;
         }
         let is_whole =
             self.message_bytes >= MESSAGE_HEADER_BYTES + length && self.message_bytes >= MESSAGE_HEADER_BYTES;
@@ -261,9 +269,12 @@ mod tests {
             assert_eq!(Gatherer::default().add(&cut), Gathered::Whole);
             assert!(read(&cut).is_none_or(|hello| !hello.offers_tls13), "the message ends early at {at}");
         }
-        let too_long = [22, 3, 3, 0, 4, 1, 1, 0, 0];
-        for record in [&[23, 3, 3, 0, 1, 0][..], &[22, 3, 3, 0, 0], &[22, 3, 3, 0, 1, 2], &too_long] {
+        for record in [&[23, 3, 3, 0, 1, 0][..], &[22, 3, 3, 0, 0], &[22, 3, 3, 0, 1, 2]] {
             assert_eq!(Gatherer::default().add(record), Gathered::Unreadable);
+        }
+        for (length, expected) in [([0, 0x80, 0], Gathered::Incomplete), ([0, 0x80, 1], Gathered::TooLong)] {
+            let record = [&[22, 3, 3, 0, 4, 1][..], &length].concat();
+            assert_eq!(Gatherer::default().add(&record), expected);
         }
     }
 

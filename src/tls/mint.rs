@@ -244,7 +244,8 @@ impl TicketTaker {
 
 // ---- into rustls ----
 
-/// Makes a connection that offers `ticket`, for `name`.
+/// Makes a connection that offers `ticket`, for `name`. Without it, if rustls does not take back what was written down:
+/// that costs a full handshake, never a connection.
 pub(super) fn connect(
     papers: &mut Box<Papers>,
     config: &Arc<ClientConfig>,
@@ -254,7 +255,7 @@ pub(super) fn connect(
     papers.offered = match ticket {
         None => None,
         Some(ClientTicket { live: Some(value), .. }) => Some(value),
-        Some(ClientTicket { live: None, stored, .. }) => Some(restore(config, stored)?),
+        Some(ClientTicket { live: None, stored, .. }) => restore(config, stored).ok(),
     };
     let connection = desk::with(papers, || UnbufferedClientConnection::new(config.clone(), name));
     connection.map_err(|error| from_rustls(&error))

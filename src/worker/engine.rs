@@ -302,7 +302,7 @@ impl<L: Role<Links>> Engine<L> {
     pub(super) fn enqueue(&mut self, class: Class, key: LinkId) {
         if let Some(dropped) = self.queue.push(class, key, self.now) {
             self.links.counters.handshakes_queue_full += 1;
-            self.kill(dropped, CloseReason::TimedOut, true);
+            self.drop_popped(dropped);
         }
     }
 
@@ -349,8 +349,16 @@ impl<L: Role<Links>> Engine<L> {
     pub(super) fn drop_late(&mut self) {
         while let Some(key) = self.queue.pop_late(self.now) {
             self.links.counters.handshakes_late += 1;
-            self.kill(key, CloseReason::TimedOut, true);
+            self.drop_popped(key);
         }
+    }
+
+    /// Ends a held link that stands in the queue no more: it is not looked for there.
+    fn drop_popped(&mut self, key: LinkId) {
+        if let Some(link) = self.links.slab.get_mut(key) {
+            link.phase = Phase::Handshaking;
+        }
+        self.kill(key, CloseReason::TimedOut, true);
     }
 
     /// Answers a ClientHello whose turn it is, and takes what came behind it.

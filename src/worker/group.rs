@@ -48,7 +48,10 @@ impl<L: Role<Links>> Engine<L> {
     pub(super) fn ask_group(&mut self, key: LinkId, id: &TicketId) -> bool {
         let Some(member) = self.member.as_mut() else { return false };
         let is_taken = member.client.lookup(self.now, key, id);
-        self.links.counters.ticket_lookups_down += u64::from(!is_taken);
+        if !is_taken {
+            self.links.counters.ticket_lookups_down += 1;
+            self.give_up(id);
+        }
         self.move_group();
         is_taken
     }
@@ -98,22 +101,29 @@ impl<L: Role<Links>> Engine<L> {
         }
     }
 
-    /// Uses new keys, and another server if it is another.
-    pub(super) fn join_group(&mut self, group: Arc<Group>) {
+    /// Uses new keys, and another server if it is another. A worker that is `draining` begins with no server: the link
+    /// would only have to be ended with the others.
+    pub(super) fn join_group(&mut self, group: Arc<Group>, draining: bool) {
         if let Some(member) = self.member.as_mut().filter(|member| member.group.settings == group.settings) {
             member.group = group;
             return;
         }
-        self.leave_group();
-        self.member = Some(Member::new(group, self.settings.index));
+        if draining {
+            return;
+        }
+        let former = self.leave_group();
+        let member = self.member.insert(Member::new(group, self.settings.index));
+        if let Some(former) = former {
+            member.client.inherit(former.client);
+        }
     }
 
-    /// Closes the link to the server for good.
-    pub(super) fn leave_group(&mut self) {
+    /// Closes the link to the server for good. Returns what there was of it.
+    pub(super) fn leave_group(&mut self) -> Option<Member> {
         if let Some(link) = self.member.as_ref().and_then(|member| member.link) {
             self.kill(link, CloseReason::Done, false);
         }
-        self.member = None;
+        self.member.take()
     }
 
     /// Whether the link to the server is all that is left.
@@ -172,12 +182,14 @@ impl<L: Role<Links>> Engine<L> {
                 counters.ticket_lookups_miss += 1;
                 None
             }
-            Answer::Late => {
+            Answer::Late(id) => {
                 counters.ticket_lookups_late += 1;
+                self.give_up(&id);
                 None
             }
-            Answer::Down => {
+            Answer::Down(id) => {
                 counters.ticket_lookups_down += 1;
+                self.give_up(&id);
                 None
             }
         };
@@ -203,6 +215,14 @@ impl<L: Role<Links>> Engine<L> {
         }
         self.links.counters.ticket_lookups_bad += 1;
         None
+    }
+
+    /// Remembers a ticket of which the server did not say whether it has it. Its client goes on without it and sends again
+    /// what it had sent early: a copy of that first flight must find nothing here. The client of the server sees to it
+    /// that there is soon nothing there either.
+    fn give_up(&mut self, id: &TicketId) {
+        let stored = self.shared.tickets.as_ref().map(|store| store.spend(self.now, id));
+        self.links.counters.tickets_evicted += u64::from(stored == Some(Stored::Evicting));
     }
 
     /// Remembers a ticket that the server gave out, so that no worker of this process takes it from there again. False

@@ -219,7 +219,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.carry_out();
         self.flush();
         if self.drain_until.is_some() && self.engine.has_group_alone() {
-            self.engine.leave_group();
+            drop(self.engine.leave_group());
         }
         self.bury();
         self.feed_starved();
@@ -563,7 +563,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             match command {
                 Command::Adopt { fd, listener } => self.adopt(fd, listener),
                 Command::Certificates(tls) => self.engine.settings.tls = tls,
-                Command::Group(group) => self.engine.join_group(group),
+                Command::Group(group) => self.engine.join_group(group, self.drain_until.is_some()),
                 Command::Drain(patience) => self.drain(patience),
                 Command::Stop => self.cut(),
             }
@@ -613,7 +613,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             return;
         }
         self.drain(Duration::ZERO);
-        self.engine.leave_group();
+        drop(self.engine.leave_group());
         self.cut_until = Some(self.engine.now + STOP_GRACE);
         let left: Vec<LinkId> = self.engine.links.slab.iter().map(|(key, _)| key).collect();
         for key in left {

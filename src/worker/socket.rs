@@ -64,8 +64,7 @@ pub(super) enum Ending {
     Done,
 }
 
-/// Where the look-up of a ticket stands.
-#[derive(Debug)]
+/// Where the look-up of a ticket stands. Not to be printed, as it may hold a secret.
 pub(super) enum Lookup {
     /// There is none, or it was not found.
     None,
@@ -78,7 +77,6 @@ pub(super) enum Lookup {
 }
 
 /// What a link keeps from its ClientHello to the end of its handshake.
-#[derive(Debug)]
 pub(super) struct Setup {
     pub(super) lookup: Lookup,
     /// What the tickets that this handshake issues are bound to.

@@ -117,7 +117,8 @@ impl ServerHandshake {
             return match gatherer.add(record) {
                 Gathered::Incomplete => Ok(Progress::Nothing),
                 Gathered::Whole => self.look(out),
-                Gathered::Unreadable => self.begin(out).map(|_| Progress::Nothing), // rustls finds what is wrong
+                Gathered::TooLong => Err(self.refuse(TlsError::Malformed("ClientHello too long"), out)),
+                Gathered::Unreadable => Err(self.refuse_unread(out)),
             };
         }
         match self.drive_checked(record, out)? {
@@ -182,16 +183,34 @@ impl ServerHandshake {
     /// Reads the whole ClientHello and refuses what cannot be served.
     fn look(&mut self, out: &mut Vec<u8>) -> Result<Progress, TlsError> {
         let Some(hello) = hello::read(&self.intake.input) else {
-            return self.begin(out).map(|_| Progress::Nothing); // rustls finds what is wrong
+            return Err(self.refuse_unread(out));
         };
         if let Some(refusal) = hello.refusal(!self.settings.inner.tunnels) {
-            self.put_alert(refusal, out);
-            return Err(refusal);
+            return Err(self.refuse(refusal, out));
         }
+        self.intake.input.shrink_to_fit(); // it may wait for long
         self.early = if hello.offers_early_data { Early::Refused } else { Early::NotOffered };
         self.hello = hello;
         self.stage = Stage::Held;
         Ok(Progress::Hello)
+    }
+
+    fn refuse(&mut self, refusal: TlsError, out: &mut Vec<u8>) -> TlsError {
+        self.put_alert(refusal, out);
+        refusal
+    }
+
+    /// Refuses what is no ClientHello, with the alert that rustls finds for it. Should rustls make sense of it, it is
+    /// refused all the same: nothing is answered that was not admitted.
+    fn refuse_unread(&mut self, out: &mut Vec<u8>) -> TlsError {
+        let start = out.len();
+        if let Err(error) = self.begin(out) {
+            return error;
+        }
+        out.truncate(start);
+        self.sending_closed = true;
+        super::put_alert(None, None, Alert::DecodeError, out);
+        TlsError::Malformed("ClientHello cannot be parsed")
     }
 
     /// Hands the ClientHello to rustls, with the ticket's value if there is one. What early data led to is for
