@@ -464,6 +464,10 @@ fn a_ticket_that_a_server_gives_out_again_resumes_once_on_a_node() {
     let hello = pops.unused();
     let sockets: Vec<_> = (0..COPIES).map(|_| connect(pops.nodes[0].1)).collect();
     sockets.iter().for_each(|mut socket| socket.write_all(&hello).expect("it is open"));
-    pops.nodes[0].0.until_equal(&[("tickets_missed_total{reason=\"used\"}", 2 * COPIES - 1)]);
+    // On a busy machine some answers are late, and resume nobody either.
+    until("all but one find the ticket used, or hear of it too late", || {
+        let used = pops.nodes[0].0.metrics().get("tickets_missed_total{reason=\"used\"}");
+        (used + pops.lookups(0, "late") == 2 * COPIES - 1).then_some(())
+    });
     assert_eq!(pops.lookups(0, "hit"), 2);
 }
