@@ -5,13 +5,13 @@
 # figure is what RssAnon (memory of the process's own) has grown by, over the connections; what the kernel keeps for
 # sockets is not in it, and the same for all. Then every connection asks again, and all must answer.
 #
-# Usage: scripts/bench-idle.sh [connections] [seconds of rest]      default 15000 5
+# Usage: scripts/bench-idle.sh [connections] [seconds of rest]      default 15000 12
 # Environment: TRUNKLINE, NEWCOMERS (paths of the binaries), SERVERS ("tunnel mmtp nginx"), BENCH_POP_CONFIG (TOML for the POP).
 # Needs: nginx, a limit of open descriptors of 20 000 (ulimit -Hn), and release builds as bench-newcomers.sh does.
 set -euo pipefail
 
 connections=${1:-15000}
-rest=${2:-5}
+rest=${2:-12}
 servers=${SERVERS:-tunnel mmtp nginx}
 root=$(cd "$(dirname "$0")/.." && pwd)
 trunkline=${TRUNKLINE:-$root/target/release/trunkline}

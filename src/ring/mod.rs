@@ -99,8 +99,8 @@ pub trait Ring {
     /// Gives a buffer back to the kernel.
     fn give_back(&mut self, lease: Self::Lease);
 
-    /// Gives memory that was freed back to the system: for now and then, since an allocator that is not called does nothing
-    /// about it.
+    /// Gives memory that was freed back to the system. It may take a millisecond: for a worker that has nothing to do, whose
+    /// allocator would do nothing about it because it is not called.
     fn return_memory(&mut self);
 
     /// Buffers the kernel has at hand.

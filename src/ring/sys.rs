@@ -440,7 +440,7 @@ impl Waker {
 pub(super) fn return_memory() {
     // SAFETY: it takes no pointer and touches only what mimalloc itself holds for the calling thread; where mimalloc is not
     // the allocator, that is nothing.
-    unsafe { libmimalloc_sys::mi_collect(false) };
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 /// Lets socket2 act on a descriptor for the length of one call.

@@ -49,6 +49,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// radio up for nothing. No link needs a timer for it.
 const SWEEP_STEPS: usize = 25;
 
+/// A worker with fewer passes than this between two steps of the sweep has nothing to do.
+const QUIET_PASSES: u64 = 100;
+
 /// What a stopping worker grants the kernel for handing back what was lent.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -109,6 +112,10 @@ pub struct Worker<R: Ring, L: Role<Links>> {
     accepting: Accepting,
     /// A connection was accepted since the last look at how to accept.
     accepted_one: bool,
+    /// Passes when the last step of the sweep was made.
+    swept_passes: u64,
+    /// How many links had been put to rest when memory was last given back.
+    returned_rests: u64,
     meter: Meter,
     /// When the account of handshakes was last brought up to date.
     accounted: Mark,
@@ -139,6 +146,8 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             flushing: Vec::new(),
             accepting: Accepting::All,
             accepted_one: false,
+            swept_passes: 0,
+            returned_rests: 0,
             meter: Meter::default(),
             accounted: Mark::default(),
             sweep_step: 0,
@@ -277,7 +286,11 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             }
         }
         self.sweep_step = (self.sweep_step + 1) % SWEEP_STEPS;
-        if self.sweep_step == 0 {
+        let counters = &self.engine.links.counters;
+        let is_quiet = counters.passes - self.swept_passes < QUIET_PASSES;
+        self.swept_passes = counters.passes;
+        if is_quiet && self.returned_rests != counters.links_rested {
+            self.returned_rests = counters.links_rested;
             self.ring.return_memory();
         }
         // One worker's clock is enough for what all of them share.
