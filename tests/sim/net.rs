@@ -372,6 +372,10 @@ impl Net {
                     }
                 }
                 Some((_, Segment::Fin)) if found.is_empty() => {
+                    // The end is told once; a reset that came behind it is told as well.
+                    if socket.fin_read && socket.error.is_some() {
+                        return Read::Reset;
+                    }
                     socket.fin_read = true;
                     return Read::End;
                 }
