@@ -18,8 +18,15 @@ fn connections_spread_over_two_workers_and_are_handed_over() {
     let site = Site::with(origin.address(), &Plan { workers: 2, ..Plan::default() });
     assert_eq!(site.pop.metrics().per_worker("trunks_ready"), [2, 2]);
     let mut clients = Vec::new();
+    let mut tries = 0;
     while clients.len() < 200 || site.pop.metrics().get("connections_handed_over_total") == 0 {
-        assert!(clients.len() < CONNECTIONS_MAX, "none was handed over");
+        if clients.len() >= CONNECTIONS_MAX {
+            // The kernel's hash happened to spread these evenly: others come from other ports.
+            tries += 1;
+            assert!(tries < 10, "none was handed over");
+            clients.clear();
+            site.until_quiet();
+        }
         clients.extend((0..100).map(|_| Mmtp::connect(site.address, &site.ca())));
     }
     let spread = site.pop.metrics().per_worker("connections_open");
