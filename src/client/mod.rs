@@ -45,7 +45,7 @@
 //! Inside: the app's threads and the driver share one small state per call (`call`), commands reach the driver through
 //! a `mailbox`, the `driver` owns sockets (`link`), and `exchange` carries calls over the streams of one connection.
 //! What makes coming back cheap: `tickets`, early data (`secure`), and first bytes that leave with the SYN (`fast_open`).
-//! Owns no global state; never touches io_uring or anything else that only Linux has.
+//! Owns no global state; never touches io_uring, and needs nothing that only Linux has: TCP Fast Open is used where it is.
 //! Invariant: memory per call is bounded by the credit granted to the server and by what the app hands over.
 
 mod call;

@@ -4,8 +4,8 @@
 //! [`Ring::wait`], never looks into a payload, and never touches another worker's memory.
 //!
 //! What cores share, completely ([`Shared`]): the number of live connections of each (to balance accepts), a queue of
-//! commands to each (adopted connections, new certificates, drain and stop), how to wake each, the counters that each
-//! publishes, the queue of log lines to the slow thread, and the store of tickets.
+//! commands to each (adopted connections, new certificates, a new group, drain and stop), how to wake each, the counters
+//! that each publishes, the queue of log lines to the slow thread, the store of tickets, and the group whose server has more.
 
 mod admission;
 mod engine;
