@@ -2,6 +2,7 @@
 //!
 //! Owns no state of its own; never touches a kernel, a clock or entropy.
 
+pub mod answers;
 pub mod backoff;
 pub mod counters;
 pub mod hex;

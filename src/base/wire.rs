@@ -5,6 +5,7 @@
 //! never learns the time except as an argument.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::counters::Counters;
 use super::slab::Key;
@@ -136,6 +137,11 @@ pub trait Wire {
     /// The send buffer of a link, unless the link is gone or its sending side is finished.
     fn out(&mut self, link: LinkId) -> Option<&mut Self::Out>;
 
+    /// Like [`Wire::out`], for what nobody waits for: it may be held back for a millisecond so that it goes with other bytes.
+    fn out_later(&mut self, link: LinkId) -> Option<&mut Self::Out> {
+        self.out(link)
+    }
+
     /// Ends the sending direction after all that was put has gone: close_notify under TLS, FIN without.
     fn finish(&mut self, link: LinkId);
 
@@ -199,6 +205,12 @@ pub trait Role<W: Wire> {
 
     /// The batch of events is over: the place for work shared by all of them.
     fn pass_ended(&mut self, now: Time, wire: &mut W);
+
+    /// How long the other side takes to answer what is passed on, at the quick end. What arrives may wait a small part of
+    /// that for company. Zero: nothing waits.
+    fn answer_time(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// When [`Role::due`] wants to be called next.
     fn next_deadline(&self) -> Option<Time>;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use self::exchange::{Exchange, Kind};
 use self::upstream::Upstreams;
+use crate::base::answers::AnswerTimes;
 use crate::base::slab::{Key, SideTable, Slab};
 use crate::base::time::Time;
 use crate::base::timers::{Deadline, Timers};
@@ -100,6 +101,7 @@ pub struct Gateway {
     timers: Timers<Key>,
     trunks: usize,
     draining: bool,
+    answers: AnswerTimes,
     /// Scratch: a header block or HTTP bytes being built.
     scratch: Vec<u8>,
     /// Scratch: what a drained connection moved.
@@ -119,6 +121,7 @@ impl Gateway {
             timers: Timers::default(),
             trunks: 0,
             draining: false,
+            answers: AnswerTimes::default(),
             scratch: Vec::new(),
             moved: Vec::new(),
         }
@@ -144,6 +147,7 @@ impl Gateway {
                 }
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
                     let Some(key) = self.exchanges.key_at(tag) else { continue };
+                    self.answers.asked(now, key.index);
                     match to_upstream(&mut self.exchanges, &mut self.scratch, wire, key, bytes, end) {
                         Ok(taken) => {
                             if let Some(out) = wire.out(link) {
@@ -211,6 +215,7 @@ impl Gateway {
             expires_at: patience.map(|patience| now + patience),
         });
         trunk.connection.set_tag(stream, key.index);
+        self.answers.asked(now, key.index);
         wire.counters().streams_open += 1;
         wire.counters().streams_opened += 1;
         self.connect(now, wire, key, true);
@@ -325,10 +330,9 @@ impl Gateway {
     /// Puts bytes of an answer on the trunk; pauses the upstream when too many wait.
     fn answer<W: Wire>(&mut self, wire: &mut W, key: Key, bytes: &[u8], end: bool) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let (Some(Party::Trunk(trunk)), Some(out)) = (self.parties.get_mut(exchange.trunk), wire.out(exchange.trunk))
-        else {
-            return;
-        };
+        let is_end_alone = bytes.is_empty() && matches!(exchange.kind, Kind::Tunnel);
+        let out = if is_end_alone { wire.out_later(exchange.trunk) } else { wire.out(exchange.trunk) };
+        let (Some(Party::Trunk(trunk)), Some(out)) = (self.parties.get_mut(exchange.trunk), out) else { return };
         exchange.to_trunk_ended |= end;
         let sent = trunk.connection.send_data(exchange.stream, bytes, end, out).unwrap_or(bytes.len());
         let crowded = sent < bytes.len() && trunk.connection.queued(exchange.stream) > UPSTREAM_QUEUE_BYTES_MAX;
@@ -341,10 +345,10 @@ impl Gateway {
     /// Puts the headers of an answer on the trunk.
     fn answer_headers<W: Wire>(&mut self, wire: &mut W, key: Key, block: &[u8], flags: HeaderFlags) -> bool {
         let Some(exchange) = self.exchanges.get_mut(key) else { return false };
-        let (Some(Party::Trunk(trunk)), Some(out)) = (self.parties.get_mut(exchange.trunk), wire.out(exchange.trunk))
-        else {
-            return false;
-        };
+        // That a tunnel's upstream is connected is nothing that its client hears of.
+        let is_tunnel = matches!(exchange.kind, Kind::Tunnel);
+        let out = if is_tunnel { wire.out_later(exchange.trunk) } else { wire.out(exchange.trunk) };
+        let (Some(Party::Trunk(trunk)), Some(out)) = (self.parties.get_mut(exchange.trunk), out) else { return false };
         exchange.to_trunk_ended |= flags.end();
         trunk.connection.send_headers(exchange.stream, block, flags, out).is_ok()
     }
@@ -522,6 +526,10 @@ impl<W: Wire> Role<W> for Gateway {
         if self.draining {
             self.drain_further(wire);
         }
+    }
+
+    fn answer_time(&self) -> Duration {
+        self.answers.quartile()
     }
 
     fn next_deadline(&self) -> Option<Time> {

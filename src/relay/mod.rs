@@ -21,6 +21,7 @@ use self::early::MaybeEarly;
 pub use self::early::{EARLY_BYTES_MAX, EARLY_STREAMS_MAX, TunnelEarly};
 use self::stream::{Client, Head, OnTrunk, Stream, Waiting};
 use crate::backbone::{Pool, PoolSettings, State};
+use crate::base::answers::AnswerTimes;
 use crate::base::prng::Prng;
 use crate::base::slab::{Key, SideTable, Slab};
 use crate::base::time::Time;
@@ -110,6 +111,7 @@ pub struct Relay {
     resting: VecDeque<(Time, LinkId)>,
     clients: usize,
     draining: bool,
+    answers: AnswerTimes,
     /// Scratch: a header block being built.
     block: Vec<u8>,
     /// Scratch: what a drained connection moved.
@@ -130,6 +132,7 @@ impl Relay {
             resting: VecDeque::new(),
             clients: 0,
             draining: false,
+            answers: AnswerTimes::default(),
             block: Vec::new(),
             moved: Vec::new(),
         }
@@ -459,6 +462,7 @@ impl Relay {
                     let key = self.request_opened(now, wire, Client::Stream(link, stream), head, hold, written);
                     if let (Some(Party::Client(client)), Some(key)) = (self.parties.get_mut(link), key) {
                         client.connection.set_tag(stream, key.index);
+                        self.answers.asked(now, key.index);
                     }
                 }
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
@@ -577,6 +581,7 @@ impl Relay {
             match connection.receive(now, &mut input) {
                 Ok(None) => break,
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
+                    self.answers.answered(now, tag);
                     let taken = to_client(&mut self.streams, &mut self.parties, wire, tag, bytes, end);
                     let may_grow =
                         self.streams.key_at(tag).is_some_and(|key| may_grow(&self.streams, &self.parties, key));
@@ -588,6 +593,7 @@ impl Relay {
                     }
                 }
                 Ok(Some(Event::Headers { tag, block, flags, .. })) => {
+                    self.answers.answered(now, tag);
                     let ended = headers_to_client(&mut self.streams, &mut self.parties, wire, tag, &block, flags);
                     if let Some(key) = ended {
                         self.settle(wire, key);
@@ -747,7 +753,10 @@ fn send_to_trunk<W: Wire>(
     let Some(entry) = streams.get_mut(key) else { return bytes.len() };
     let Some(at @ OnTrunk { stream, .. }) = entry.on_trunk else { return bytes.len() };
     let Some(connection) = connection_of(pool, at) else { return bytes.len() };
-    let Some(out) = wire.out(at.link) else { return bytes.len() };
+    // That a tunnel's client says no more is nothing an answer waits for.
+    let is_end_alone = bytes.is_empty() && matches!(entry.client, Client::Tunnel(_));
+    let out = if is_end_alone { wire.out_later(at.link) } else { wire.out(at.link) };
+    let Some(out) = out else { return bytes.len() };
     let sent = connection.send_data(stream, bytes, end, out).unwrap_or(bytes.len());
     if sent < bytes.len() && connection.queued(stream) > TUNNEL_QUEUE_BYTES_MAX {
         entry.pause(wire);
@@ -863,6 +872,7 @@ impl<W: Wire> Role<W> for Relay {
         match self.parties.get(link) {
             Some(Party::Tunnel(key)) => {
                 let key = *key;
+                self.answers.asked(now, key.index);
                 let sent = to_origin(&mut self.streams, &mut self.pool, &mut None, wire, key, bytes, false);
                 if let Err(reset) = sent {
                     self.fail(wire, key, reset);
@@ -931,6 +941,10 @@ impl<W: Wire> Role<W> for Relay {
         if self.draining {
             self.drain_further(wire);
         }
+    }
+
+    fn answer_time(&self) -> Duration {
+        self.answers.quartile()
     }
 
     fn next_deadline(&self) -> Option<Time> {

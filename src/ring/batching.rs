@@ -11,7 +11,7 @@ const EXPECTED_MIN: u64 = 4;
 const GATHERED_MIN: u64 = 4;
 
 /// Most completions that a prolonged wait asks for.
-const ASKED_MAX: u64 = 64;
+const ASKED_MAX: u64 = 256;
 
 /// After waits that gathered too little, so many passes go without.
 const REST_PASSES: u32 = 1024;
@@ -21,6 +21,8 @@ const IDLE_GAP_NANOS: u64 = 1_000_000_000;
 
 /// Gathered completions are averaged in fractions of one.
 const FRACTION: u64 = 256;
+
+use std::time::Duration;
 
 pub(super) struct Batching {
     wait_us: u32,
@@ -42,11 +44,12 @@ impl Batching {
     }
 
     /// How many completions the next wait should ask for, within how many microseconds; none for an ordinary wait.
-    pub(super) fn plan(&mut self) -> Option<(usize, u32)> {
-        let expected = u64::from(self.wait_us) * 1000 / self.gap_nanos.max(1);
+    pub(super) fn plan(&mut self, patience: Duration) -> Option<(usize, u32)> {
+        let wait_us = u32::try_from(patience.as_micros()).map_or(self.wait_us, |patience| patience.min(self.wait_us));
+        let expected = u64::from(wait_us) * 1000 / self.gap_nanos.max(1);
         self.prolonged = expected >= EXPECTED_MIN && self.rest_passes == 0;
         self.rest_passes = self.rest_passes.saturating_sub(1);
-        self.prolonged.then(|| (expected.min(ASKED_MAX) as usize, self.wait_us))
+        self.prolonged.then(|| (expected.min(ASKED_MAX) as usize, wait_us))
     }
 
     /// A pass took `nanos` from the last one and brought so many completions.

@@ -49,11 +49,16 @@ pub trait Ring {
     fn submit(&mut self) -> Result<(), RingError>;
 
     /// Submits everything asked for since the last call, waits for a completion or for `until` (forever if `None`), and
-    /// appends all completions at hand.
+    /// appends all completions at hand. A completion may be left waiting for up to `patience` while more are on their way.
     ///
     /// # Errors
     /// When the ring itself cannot go on; nothing about single operations.
-    fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion<Self::Lease>>) -> Result<(), RingError>;
+    fn wait(
+        &mut self,
+        until: Option<Time>,
+        patience: Duration,
+        completions: &mut Vec<Completion<Self::Lease>>,
+    ) -> Result<(), RingError>;
 
     /// Accepts connections until told otherwise.
     fn accept(&mut self, listener: Fd, key: Key);

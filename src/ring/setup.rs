@@ -29,7 +29,7 @@ impl Default for RingSettings {
             completions: 16_384,
             buffers: 512,
             buffer_bytes: 16 * 1024,
-            batch_wait_us: 200,
+            batch_wait_us: 1000,
         }
     }
 }

@@ -151,14 +151,19 @@ impl Ring for Uring {
         self.queue.submit().map_err(|error| RingError::Broken(error.into()))
     }
 
-    fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion<Lease>>) -> Result<(), RingError> {
+    fn wait(
+        &mut self,
+        until: Option<Time>,
+        patience: Duration,
+        completions: &mut Vec<Completion<Lease>>,
+    ) -> Result<(), RingError> {
         let (before, had) = (self.now, completions.len());
         let timeout = until.map(|until| {
             self.tick();
             until.since(self.now)
         });
         // Who does not wait does not gather either, and learns nothing about gathering.
-        let batch = if timeout == Some(Duration::ZERO) { None } else { self.batching.plan() };
+        let batch = if timeout == Some(Duration::ZERO) { None } else { self.batching.plan(patience) };
         self.queue.enter(timeout, batch).map_err(|error| RingError::Broken(error.into()))?;
         self.tick();
         while let Some(raw) = self.queue.reap() {
@@ -272,7 +277,7 @@ mod tests {
         for _ in 0..500 {
             let from = seen.len();
             let soon = ring.now() + Duration::from_millis(10);
-            ring.wait(Some(soon), &mut seen).expect("the ring works");
+            ring.wait(Some(soon), Duration::ZERO, &mut seen).expect("the ring works");
             if seen[from..].iter().any(&mut wanted) {
                 return seen;
             }
@@ -389,7 +394,7 @@ mod tests {
         for _ in 0..500 {
             let mut seen = Vec::new();
             let soon = ring.now() + Duration::from_millis(5);
-            ring.wait(Some(soon), &mut seen).expect("the ring works");
+            ring.wait(Some(soon), Duration::ZERO, &mut seen).expect("the ring works");
             sent += seen.iter().filter(|completion| matches!(completion.outcome, Outcome::Sent { .. })).count();
             if sent == 200 {
                 break;
@@ -428,7 +433,7 @@ mod tests {
         let mut seen = Vec::new();
         let soon = ring.clock() + Duration::from_millis(50);
         while ring.clock() < soon {
-            ring.wait(Some(soon), &mut seen).expect("the ring works");
+            ring.wait(Some(soon), Duration::ZERO, &mut seen).expect("the ring works");
         }
         assert!(seen.is_empty(), "nothing is accepted any more: {seen:?}");
         ring.close(listener.fd, false);
@@ -445,7 +450,7 @@ mod tests {
         let end = Instant::now() + Duration::from_secs(5);
         while seen.is_empty() && Instant::now() < end {
             let now = ring.clock();
-            ring.wait(Some(now), &mut seen).expect("the ring works");
+            ring.wait(Some(now), Duration::ZERO, &mut seen).expect("the ring works");
         }
         assert!(!seen.is_empty(), "deferred work is carried out by passes that do not block");
         for completion in seen {
@@ -464,7 +469,7 @@ mod tests {
         let (clock, worked) = (ring.clock(), ring.worked());
         let until = clock + Duration::from_millis(50);
         while ring.clock() < until {
-            ring.wait(Some(until), &mut Vec::new()).expect("the ring works");
+            ring.wait(Some(until), Duration::ZERO, &mut Vec::new()).expect("the ring works");
         }
         assert!(ring.clock().since(clock) >= Duration::from_millis(50));
         assert!(ring.worked() - worked < Duration::from_millis(25));

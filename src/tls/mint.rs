@@ -23,7 +23,7 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConnectionData, Tls13ClientSessionValue, UnbufferedClientConnection, WebPkiServerVerifier};
-use rustls::crypto::aws_lc_rs::{self as provider, cipher_suite};
+use rustls::crypto::aws_lc_rs as provider;
 use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
 use rustls::crypto::{CryptoProvider, hmac};
 use rustls::kernel::KernelConnection;
@@ -37,6 +37,7 @@ use rustls::{
 };
 
 use super::Suite;
+use super::derive;
 use super::desk::{self, Desk, Papers, Secret};
 use super::error::{TlsError, from_rustls};
 use super::handshake::{Step, step};
@@ -159,14 +160,7 @@ fn is_for_ticket(info: &[&[u8]]) -> bool {
 }
 
 /// AES-128, ChaCha20 and AES-256, with [`Noting`] in them. Made once per process: rustls wants them for ever.
-static SUITES: LazyLock<[SupportedCipherSuite; 3]> = LazyLock::new(|| {
-    [
-        cipher_suite::TLS13_AES_128_GCM_SHA256,
-        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-        cipher_suite::TLS13_AES_256_GCM_SHA384,
-    ]
-    .map(noting)
-});
+static SUITES: LazyLock<[SupportedCipherSuite; 3]> = LazyLock::new(|| derive::SUITES.map(noting));
 
 fn noting(suite: SupportedCipherSuite) -> SupportedCipherSuite {
     let Some(usual) = suite.tls13() else { return suite };

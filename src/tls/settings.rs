@@ -18,6 +18,7 @@ use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 
+use super::derive;
 use super::desk::Desk;
 use super::digest::sha256;
 use super::mint;
@@ -608,7 +609,7 @@ fn server_config(
     shared: &Shared,
     suites: &[SupportedCipherSuite],
 ) -> Result<ServerConfig, SettingsError> {
-    let mut config = ServerConfig::builder_with_provider(crypto(suites, options.post_quantum))
+    let mut config = ServerConfig::builder_with_provider(crypto(&derive::suites(suites), options.post_quantum))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(refused)?
         .with_client_cert_verifier(Arc::clone(&shared.verifier))

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::shared::Shared;
 use super::socket::{Ending, Link, Phase, SendLane};
@@ -18,6 +19,9 @@ const SPARE_COUNT_MAX: usize = 128;
 
 /// A spare buffer larger than this is freed instead of kept.
 const SPARE_BYTES_MAX: usize = 64 * 1024;
+
+/// What nobody waits for goes at the latest after this: with what others send meanwhile if there is any.
+const LATER: Duration = Duration::from_millis(1);
 
 /// Something a role asked for that needs the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +41,8 @@ pub struct Links {
     pub(super) dirty: Vec<LinkId>,
     /// Links with bytes that can wait for others to go with: those of this tick and of the last one.
     patient: [Vec<LinkId>; 2],
+    /// Links with bytes that may wait for [`LATER`], and until when they do, in order.
+    later: VecDeque<(Time, LinkId)>,
     pub(super) requests: VecDeque<Request>,
     pub(super) counters: Counters,
     /// The time of this pass.
@@ -52,6 +58,7 @@ impl Links {
             slab: Slab::new(),
             dirty: Vec::new(),
             patient: [Vec::new(), Vec::new()],
+            later: VecDeque::new(),
             requests: VecDeque::new(),
             counters: Counters::default(),
             now: Time::ZERO,
@@ -92,6 +99,25 @@ impl Links {
         }
     }
 
+    /// When the first link is due whose bytes have waited for [`LATER`].
+    pub(super) fn later_due(&self) -> Option<Time> {
+        self.later.front().map(|(at, _)| *at)
+    }
+
+    /// Lets go what has waited for [`LATER`], and forgets what has gone meanwhile.
+    pub(super) fn touch_later_due(&mut self) {
+        while let Some((at, link)) = self.later.front().copied() {
+            let waits = self.slab.get(link).is_some_and(|found| !found.lane.filling.is_empty());
+            if waits && at > self.now {
+                return;
+            }
+            self.later.pop_front();
+            if waits {
+                self.touch(link);
+            }
+        }
+    }
+
     /// Puts a link on the list of lanes to flush and gives its lane a buffer.
     pub(super) fn touch(&mut self, link: LinkId) -> Option<&mut Link> {
         let found = self.slab.get_mut(link)?;
@@ -118,6 +144,18 @@ impl Wire for Links {
             return None;
         }
         self.touch(link).map(|found| &mut found.lane)
+    }
+
+    fn out_later(&mut self, link: LinkId) -> Option<&mut SendLane> {
+        let found = self.slab.get_mut(link)?;
+        if found.phase != Phase::Open || found.lane.ending != Ending::Open {
+            return None;
+        }
+        if found.lane.filling.is_empty() {
+            found.lane.sizing.turn(self.now);
+            self.later.push_back((self.now + LATER, link));
+        }
+        Some(&mut found.lane)
     }
 
     fn finish(&mut self, link: LinkId) {

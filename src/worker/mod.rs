@@ -49,6 +49,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// radio up for nothing. No link needs a timer for it.
 const SWEEP_STEPS: usize = 25;
 
+/// What has arrived may wait for company for this part of the time that the other side takes to answer at the quick end.
+const PATIENCE_PART: u32 = 4;
+
 /// A worker with fewer passes than this between two steps of the sweep has nothing to do.
 const QUIET_PASSES: u64 = 100;
 
@@ -122,6 +125,7 @@ pub struct Worker<R: Ring, L: Role<Links>> {
     /// The next step of the sweep for still links, below [`SWEEP_STEPS`].
     sweep_step: usize,
     published_at: Time,
+    part: f64,
     /// Some once draining: when patience ends.
     drain_until: Option<Time>,
     /// Some once everything left was cut: until when the kernel may hand back what was lent.
@@ -152,6 +156,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             accounted: Mark::default(),
             sweep_step: 0,
             published_at,
+            part: std::env::var("PART").ok().and_then(|x| x.parse().ok()).unwrap_or(0.25),
             drain_until: None,
             cut_until: None,
         };
@@ -201,7 +206,8 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.meter.begin((waits || self.engine.budget.is_low()).then(|| mark(&self.ring)));
         let until = self.next_deadline();
         let mut completions = std::mem::take(&mut self.completions);
-        self.ring.wait(Some(until), &mut completions)?;
+        let patience = self.engine.role.answer_time().mul_f64(self.part);
+        self.ring.wait(Some(until), patience, &mut completions)?;
         let now = self.ring.now();
         (self.engine.now, self.engine.links.now) = (now, now);
         if self.meter.is_on() {
@@ -225,6 +231,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             self.engine.links.touch_patient();
         }
         self.engine.role.pass_ended(now, &mut self.engine.links);
+        self.engine.links.touch_later_due();
         self.carry_out();
         self.flush();
         if self.drain_until.is_some() && self.engine.has_group_alone() {
@@ -247,6 +254,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         let others = [
             self.engine.role.next_deadline(),
             self.engine.timers.next(),
+            self.engine.links.later_due(),
             self.engine.member.as_ref().and_then(Member::due),
             self.cut_until.or(self.drain_until),
         ];
@@ -264,6 +272,9 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
     /// Writes the counters down for the admin thread.
     fn publish(&mut self) {
         self.published_at = self.ring.now();
+        if std::env::var("SHOWQ").is_ok() {
+            eprintln!("answer {:?}", self.engine.role.answer_time());
+        }
         let lent = self.ring.buffers_total() - self.ring.buffers_free();
         let counters = &mut self.engine.links.counters;
         counters.buffers_lent = lent as u64;

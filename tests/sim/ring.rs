@@ -45,7 +45,12 @@ impl Ring for FakeRing {
         Ok(())
     }
 
-    fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion<Lease>>) -> Result<(), RingError> {
+    fn wait(
+        &mut self,
+        until: Option<Time>,
+        _patience: Duration,
+        completions: &mut Vec<Completion<Lease>>,
+    ) -> Result<(), RingError> {
         let mut net = self.net.borrow_mut();
         net.hosts[self.host].until = until;
         self.now = net.now;
