@@ -204,6 +204,40 @@ impl Busy {
 }
 
 #[test]
+fn one_pass_is_one_submit() {
+    const CLIENTS: usize = 4;
+    const REQUESTS: usize = 100;
+    let node = Node::start(SOON, SOON);
+    // One handshake after another: those that wait beside other work may take submits of their own.
+    let streams: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut stream = StreamOwned::new(node.session(), node.socket());
+            stream.write_all(b"x").expect("it is open");
+            stream.read_exact(&mut [0]).expect("an answer");
+            stream
+        })
+        .collect();
+    let ask = |mut stream: StreamOwned<ClientConnection, TcpStream>| {
+        thread::spawn(move || {
+            for _ in 0..REQUESTS {
+                stream.write_all(b"x").expect("it is open");
+                stream.read_exact(&mut [0]).expect("an answer");
+            }
+            stream
+        })
+    };
+    let asking: Vec<_> = streams.into_iter().map(ask).collect();
+    let streams: Vec<_> = asking.into_iter().map(|thread| thread.join().expect("all are answered")).collect();
+    let counters = node.stop();
+    drop(streams);
+    assert_eq!(counters.calls_enter, counters.passes);
+    let requests = (CLIENTS * REQUESTS) as u64;
+    assert!(counters.receives >= requests && counters.sends >= requests, "{counters:?}");
+    // Whose connection it is was asked once for each.
+    assert!(counters.calls_other >= CLIENTS as u64, "{counters:?}");
+}
+
+#[test]
 fn a_storm_is_held_off_and_who_waited_too_long_is_dropped() {
     let busy = Busy::start(Duration::from_millis(200), Duration::from_secs(1));
     let before = busy.answered.load(Ordering::Acquire);

@@ -233,6 +233,9 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.bury();
         self.feed_starved();
         self.engine.links.counters.passes += 1;
+        let calls = self.ring.calls();
+        let counters = &mut self.engine.links.counters;
+        (counters.calls_enter, counters.calls_other) = (calls.enters, calls.others);
         if is_tick {
             self.sweep();
             self.publish();
