@@ -10,6 +10,8 @@
 //! - TLS: the cipher goes over every byte twice, opening it and sealing it: on the client's side a record each way
 //!   (`floor_aes_128_gcm/80` and `/330`), on the trunk's a share of a few records that are full (the same bytes again, but
 //!   without what a record costs by itself). So twice the floor of the client's side is too much, and once too little.
+//!   With 0.18 µs a record and 0.25 ns a byte (see `record_layer`): 2 * 0.18 µs + 410 * 0.25 ns = 0.46 µs for the client's
+//!   side, and 410 * 0.25 ns = 0.10 µs for the trunk's; 0.56 µs in all, plus the trunk's records shared by all requests.
 
 #[allow(dead_code)] // shared with tests that use more of it
 #[path = "../tests/tls_support/mod.rs"]
