@@ -78,7 +78,7 @@ impl Node {
     fn start(patience: Duration, timeout: Duration) -> Node {
         let authority = Authority::new();
         let tls = ServerSettings::new(&ServerOptions { tunnels: true, ..authority.server_options() });
-        let tls = TlsSettings { listeners: vec![tls.expect("they are valid")], gateways: Vec::new() };
+        let tls = TlsSettings { listeners: vec![Some(tls.expect("they are valid"))], gateways: Vec::new() };
         let listener = listen(&ListenerSettings {
             address: "127.0.0.1:0".parse().expect("an address"),
             backlog: 4096,
@@ -201,6 +201,40 @@ impl Busy {
         self.thread.join().expect("the busy client was answered to the end");
         self.node
     }
+}
+
+#[test]
+fn one_pass_is_one_submit() {
+    const CLIENTS: usize = 4;
+    const REQUESTS: usize = 100;
+    let node = Node::start(SOON, SOON);
+    // One handshake after another: those that wait beside other work may take submits of their own.
+    let streams: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut stream = StreamOwned::new(node.session(), node.socket());
+            stream.write_all(b"x").expect("it is open");
+            stream.read_exact(&mut [0]).expect("an answer");
+            stream
+        })
+        .collect();
+    let ask = |mut stream: StreamOwned<ClientConnection, TcpStream>| {
+        thread::spawn(move || {
+            for _ in 0..REQUESTS {
+                stream.write_all(b"x").expect("it is open");
+                stream.read_exact(&mut [0]).expect("an answer");
+            }
+            stream
+        })
+    };
+    let asking: Vec<_> = streams.into_iter().map(ask).collect();
+    let streams: Vec<_> = asking.into_iter().map(|thread| thread.join().expect("all are answered")).collect();
+    let counters = node.stop();
+    drop(streams);
+    assert_eq!(counters.calls_enter, counters.passes);
+    let requests = (CLIENTS * REQUESTS) as u64;
+    assert!(counters.receives >= requests && counters.sends >= requests, "{counters:?}");
+    // Whose connection it is was asked once for each.
+    assert!(counters.calls_other >= CLIENTS as u64, "{counters:?}");
 }
 
 #[test]

@@ -91,6 +91,8 @@ counters! {
     sends: Counter, "sends", "", "Send operations completed.";
     sends_short: Counter, "sends_short", "", "Send operations that took only a part.";
     passes: Counter, "passes", "", "Passes of the worker's loop.";
+    calls_enter: Counter, "system_calls", "call=\"io_uring_enter\"", "System calls that workers made on the byte path.";
+    calls_other: Counter, "system_calls", "call=\"other\"", "System calls that workers made on the byte path.";
     buffers_lent: Gauge, "buffers_lent", "", "Receive buffers taken from the kernel's ring and not yet given back.";
     buffers_exhausted: Counter, "buffers_exhausted", "", "Receives that ended because no buffer was free.";
     stale_completions: Counter, "stale_completions", "", "Completions for a link that was already gone.";

@@ -23,6 +23,15 @@ use std::time::Duration;
 use crate::base::slab::Key;
 use crate::base::time::Time;
 
+/// System calls that a ring has made since it was set up.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Calls {
+    /// io_uring_enter(2): one for each [`Ring::wait`] and [`Ring::submit`], and for each time that the queue was full.
+    pub enters: u64,
+    /// All others: of sockets that are dialled, shut down, reset or asked for their peer, and of clocks and wakers.
+    pub others: u64,
+}
+
 /// What a worker asks of the kernel. Implemented by [`Uring`], and by simulations.
 ///
 /// Contract of ownership: what is submitted is lent. A slot that has an operation out must not be reused for another
@@ -107,6 +116,9 @@ pub trait Ring {
     /// Gives memory that was freed back to the system. It may take a millisecond: for a worker that has nothing to do, whose
     /// allocator would do nothing about it because it is not called.
     fn return_memory(&mut self);
+
+    /// System calls so far.
+    fn calls(&self) -> Calls;
 
     /// Buffers the kernel has at hand.
     fn buffers_free(&self) -> usize;

@@ -124,6 +124,10 @@ fn fast_open(socket: &Socket, settings: &ListenerSettings<'_>) -> std::io::Resul
     Ok(Some(FastOpen { socket: socket.try_clone()? }))
 }
 
+/// System calls of [`dialler`]: socket(2), and an option each for TCP_NODELAY, TCP_USER_TIMEOUT, SO_KEEPALIVE and its three
+/// figures.
+pub(super) const DIALLER_CALLS: u64 = 7;
+
 /// A socket to connect with.
 pub(super) fn dialler(address: SocketAddr) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;

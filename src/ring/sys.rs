@@ -51,6 +51,8 @@ pub(super) struct Queue {
     overflow: VecDeque<squeue::Entry>,
     /// Operations whose final completion has not come.
     out: usize,
+    /// Calls of io_uring_enter(2).
+    enters: u64,
 }
 
 impl Queue {
@@ -60,7 +62,15 @@ impl Queue {
         // A registered ring descriptor saves a look-up per call; without it everything still works.
         let _ = ring.submitter().register_ring_fd();
         let buffers = Buffers::new(&ring, settings.buffers, settings.buffer_bytes)?;
-        Ok(Queue { ring, buffers, sends: Vec::new(), connects: Vec::new(), overflow: VecDeque::new(), out: 0 })
+        Ok(Queue {
+            ring,
+            buffers,
+            sends: Vec::new(),
+            connects: Vec::new(),
+            overflow: VecDeque::new(),
+            out: 0,
+            enters: 0,
+        })
     }
 
     pub(super) fn push_nop(&mut self, key: Key) {
@@ -139,6 +149,7 @@ impl Queue {
         let pushed = unsafe { self.ring.submission().push(&entry) };
         if pushed.is_err() {
             // Full: hand what is there to the kernel and try again; if it will not take any now, keep the order.
+            self.enters += 1;
             let _ = self.ring.submit();
             // SAFETY: as above.
             if unsafe { self.ring.submission().push(&entry) }.is_err() {
@@ -165,6 +176,7 @@ impl Queue {
     /// Submits what fits the submission queue.
     pub(super) fn submit(&mut self) -> io::Result<()> {
         self.push_overflow();
+        self.enters += 1;
         let_go(self.ring.submit())
     }
 
@@ -172,6 +184,7 @@ impl Queue {
     /// so many completions are there, or after so many microseconds with fewer.
     pub(super) fn enter(&mut self, timeout: Option<Duration>, batch: Option<(usize, u32)>) -> io::Result<()> {
         self.push_overflow();
+        self.enters += 1;
         let result = match timeout {
             None => self.ring.submit_and_wait(1),
             Some(timeout) => {
@@ -219,6 +232,11 @@ impl Queue {
 
     pub(super) fn give_back(&mut self, lease: Lease) {
         self.buffers.give_back(lease.buffer);
+    }
+
+    /// Calls of io_uring_enter(2) so far.
+    pub(super) fn enters(&self) -> u64 {
+        self.enters
     }
 
     pub(super) fn buffers_free(&self) -> usize {

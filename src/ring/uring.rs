@@ -2,6 +2,7 @@
 //!
 //! Owns the queue and the clock. Never touches memory the kernel holds; `sys.rs` does the lending.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
@@ -11,7 +12,7 @@ use super::batching::Batching;
 use super::op::{Completion, Errno, Fd, Kind, Outcome, Token};
 use super::setup::{RingError, RingSettings};
 use super::sys::{self, Queue, Raw, Waker};
-use super::{Ring, sockets};
+use super::{Calls, Ring, sockets};
 use crate::base::slab::Key;
 use crate::base::time::Time;
 
@@ -26,6 +27,10 @@ pub struct Uring {
     origin: Instant,
     now: Time,
     batching: Batching,
+    /// Calls of io_uring_enter(2) that the set-up took.
+    enters_before: u64,
+    /// Other system calls. In a cell, since looking at a clock or a peer changes nothing else.
+    calls_other: Cell<u64>,
 }
 
 impl Uring {
@@ -39,8 +44,10 @@ impl Uring {
         let waker = Waker::new().map_err(|error| RingError::refused("eventfd", error))?;
         let wait_us = if queue.can_batch() { settings.batch_wait_us } else { 0 };
         let batching = Batching::new(wait_us);
-        let mut ring = Uring { queue, waker, origin, now: Time::ZERO, batching };
+        let calls_other = Cell::new(0);
+        let mut ring = Uring { queue, waker, origin, now: Time::ZERO, batching, enters_before: 0, calls_other };
         ring.prove()?;
+        ring.enters_before = ring.queue.enters();
         ring.queue.push_poll(ring.waker.fd(), NOBODY);
         ring.tick();
         Ok(ring)
@@ -54,6 +61,10 @@ impl Uring {
 
     fn tick(&mut self) {
         self.now = self.clock();
+    }
+
+    fn count(&self, calls: u64) {
+        self.calls_other.set(self.calls_other.get() + calls);
     }
 
     fn prove(&mut self) -> Result<(), RingError> {
@@ -120,6 +131,7 @@ impl Uring {
             }
             Kind::Connect => Outcome::Connected(number.map(|_| ())),
             Kind::Wake => {
+                self.count(1);
                 self.waker.clear();
                 if !more {
                     self.queue.push_poll(self.waker.fd(), NOBODY);
@@ -144,6 +156,7 @@ impl Ring for Uring {
     }
 
     fn worked(&self) -> Duration {
+        self.count(1);
         sys::thread_time()
     }
 
@@ -203,6 +216,7 @@ impl Ring for Uring {
     }
 
     fn connect(&mut self, key: Key, address: SocketAddr) -> Result<Fd, Errno> {
+        self.count(sockets::DIALLER_CALLS);
         let socket = sockets::dialler(address)?;
         let fd = Fd(socket.into_raw_fd());
         self.queue.push_connect(fd, key, address.into());
@@ -210,6 +224,7 @@ impl Ring for Uring {
     }
 
     fn shut_down(&mut self, fd: Fd) {
+        self.count(1);
         // It fails for a connection that is gone already.
         let _ = sys::with_socket(fd, |socket| socket.shutdown(std::net::Shutdown::Write));
     }
@@ -220,6 +235,7 @@ impl Ring for Uring {
 
     fn close(&mut self, fd: Fd, reset: bool) {
         if reset {
+            self.count(1);
             // Failing to set it only makes the close a gentle one.
             let _ = sys::with_socket(fd, |socket| socket.set_linger(Some(Duration::ZERO)));
         }
@@ -227,6 +243,7 @@ impl Ring for Uring {
     }
 
     fn peer(&self, fd: Fd) -> Option<SocketAddr> {
+        self.count(1);
         sys::with_socket(fd, |socket| socket.peer_addr()).ok()?.as_socket()
     }
 
@@ -240,6 +257,10 @@ impl Ring for Uring {
 
     fn return_memory(&mut self) {
         sys::return_memory();
+    }
+
+    fn calls(&self) -> Calls {
+        Calls { enters: self.queue.enters() - self.enters_before, others: self.calls_other.get() }
     }
 
     fn buffers_free(&self) -> usize {
@@ -340,6 +361,39 @@ mod tests {
         ring.shut_down(fd);
         assert_eq!(stream.read(&mut answer).expect("an orderly end"), 0);
         ring.close(fd, false);
+    }
+
+    #[test]
+    fn system_calls_are_counted() {
+        let mut ring = ring(&SMALL);
+        assert_eq!(ring.calls(), Calls::default(), "the set-up does not count");
+        let (_stream, fd) = connected(&mut ring, 0);
+        let calls = |ring: &Uring, before: Calls| {
+            let now = ring.calls();
+            (now.enters - before.enters, now.others - before.others)
+        };
+        let before = ring.calls();
+        ring.receive(fd, key(5));
+        assert_eq!(calls(&ring, before), (0, 0), "what is asked for waits for the next submit");
+        ring.submit().expect("the ring works");
+        let now = ring.clock();
+        ring.wait(Some(now), &mut Vec::new()).expect("the ring works");
+        assert_eq!(calls(&ring, before), (2, 0));
+        let before = ring.calls();
+        for _ in 0..=SMALL.submissions {
+            ring.cancel(fd);
+        }
+        assert_eq!(calls(&ring, before), (1, 0), "the queue was full once");
+        let before = ring.calls();
+        let _ = (ring.peer(fd), ring.worked());
+        ring.shut_down(fd);
+        ring.close(fd, true);
+        assert_eq!(calls(&ring, before), (0, 4));
+        let nobody = "127.0.0.1:1".parse().expect("an address");
+        let dialled = ring.connect(key(6), nobody).expect("a socket can be made");
+        assert_eq!(calls(&ring, before), (0, 4 + sockets::DIALLER_CALLS));
+        until(&mut ring, |completion| matches!(completion.outcome, Outcome::Connected(_)));
+        ring.close(dialled, false);
     }
 
     #[test]

@@ -240,6 +240,9 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.bury();
         self.feed_starved();
         self.engine.links.counters.passes += 1;
+        let calls = self.ring.calls();
+        let counters = &mut self.engine.links.counters;
+        (counters.calls_enter, counters.calls_other) = (calls.enters, calls.others);
         if is_tick {
             self.sweep();
             self.publish();
@@ -573,11 +576,8 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             self.ring.close(fd, true);
             return;
         };
-        if let Some(key) = self.engine.start_accepted(fd, listener, peer) {
-            self.arm(key);
-        } else {
-            self.ring.close(fd, true);
-        }
+        let key = self.engine.start_accepted(fd, listener, peer);
+        self.arm(key);
     }
 
     // ---- commands ----

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use trunkline::base::slab::Key;
 use trunkline::base::time::Time;
-use trunkline::ring::{Completion, Errno, Fd, Kind, Ring, RingError};
+use trunkline::ring::{Calls, Completion, Errno, Fd, Kind, Ring, RingError};
 
 use crate::net::{Lease, Net, note};
 
@@ -113,6 +113,10 @@ impl Ring for FakeRing {
     }
 
     fn return_memory(&mut self) {}
+
+    fn calls(&self) -> Calls {
+        Calls::default()
+    }
 
     fn buffers_free(&self) -> usize {
         self.net.borrow().buffers_free(self.host)
