@@ -51,7 +51,7 @@ companions_finish() {
 }
 
 apply_item() {
-    local kind=$1 name=$2 asked=$3 rule=$4 is want reason_harm
+    local kind=$1 name=$2 asked=$3 rule=$4 is want reason_harm reason_write
     item_read "$kind" "$name" || { skip "$name" "$reason" && return; }
     is=$reading
     want=$(target "$kind" "$asked" "$is" "$rule")
@@ -76,13 +76,18 @@ apply_item() {
     [[ -n ${before[$kind:$name]+set} ]] || record_add before "$kind" "$name" "$is"
     before[$kind:$name]=${before[$kind:$name]-$is}
     if ! item_write "$kind" "$name" "$want"; then
+        reason_write=$reason
         companions_finish
-        skip "$name" "$reason"
+        skip "$name" "$reason_write"
         return
     fi
     companions_finish
     item_read "$kind" "$name" || reading=$want
     record_add after "$kind" "$name" "$reading"
+    if [[ $reading == "$is" ]]; then
+        skip "$name" "$want was taken and changed nothing: it is still $is"
+        return
+    fi
     say set "$name: $(normal "$kind" "$is") -> $(normal "$kind" "$reading")"
     set_count=$((set_count + 1))
 }
