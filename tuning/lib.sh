@@ -63,15 +63,18 @@ profile_read() {
 
 # Every option that was asked for exists; else all that do are told.
 options_check() {
-    local option known name
+    local option known bytes
     for option in "${with[@]}"; do
         for known in "${options_known[@]}" "${with_nic[@]}"; do
             [[ $option != "$known" && $option != "${known##*.}" ]] || continue 2
         done
-        if [[ $option =~ ^mss-clamp(=([0-9]{3,5}))?$ ]]; then
-            name=${BASH_REMATCH[2]:-$mss_default}
-            ((name >= 536 && name <= 9000)) || die "--with $option: not a segment size" 'take 536 to 9000; 1360 fits most tunnels'
-            items+=("nft"$'\t'"$nft_table"$'\t'"$name"$'\t'"exactly")
+        if [[ $option == mss-clamp || $option == mss-clamp=* ]]; then
+            bytes=$mss_default
+            [[ $option == mss-clamp ]] || bytes=${option#*=}
+            if [[ ! $bytes =~ ^[1-9][0-9]{2,3}$ ]] || ((bytes < 536 || bytes > 9000)); then
+                die "--with $option: not a number of bytes for a segment" 'take 536 to 9000; 1360 fits most tunnels'
+            fi
+            items+=("nft"$'\t'"$nft_table"$'\t'"$bytes"$'\t'"exactly")
             continue
         fi
         die "--with $option: no such option" "known here are: mss-clamp mss-clamp=BYTES ${with_nic[*]} ${options_known[*]}"
@@ -223,7 +226,11 @@ qdisc_write() {
     else
         [[ $reading == *' by the kernel' && $reading != noqueue* ]] || { reason="somebody configured $reading there" && return 1; }
         # A NIC of several queues gets mq, whose children come from net.core.default_qdisc.
-        [[ ! -e /sys/class/net/$1/queues/tx-1 ]] || kind=mq
+        if [[ -e /sys/class/net/$1/queues/tx-1 ]]; then
+            [[ $(cat /proc/sys/net/core/default_qdisc 2>/dev/null) == "$kind" ]] ||
+                { reason="net.core.default_qdisc is not $kind, and mq takes what is below it from there" && return 1; }
+            kind=mq
+        fi
         error=$(tc qdisc replace dev "$1" root handle 7a: "$kind" 2>&1) && return 0
     fi
     reason="tc refuses: ${error##*: }"
