@@ -26,10 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["base", "tls", "mmtp"]),
     // A loop of its own over the parts of the engine; addresses are read by the client's grammar, answers of HTTP by the
     // gateway's codec.
-    (
-        "load",
-        &["base", "ring", "tls", "mmtp", "gateway::http1", "client::Url", "client::UrlError", "client::Endpoint"],
-    ),
+    ("load", &["base", "ring", "tls", "mmtp", "gateway::http1", "client::Url", "client::UrlError", "client::Endpoint"]),
     // The demo's origin speaks HTTP/1.1 with the gateway's codec.
     // `load` is handed settings of TLS, which are made from its flags.
     ("cli", &["base", "client", "load", "server", "tls", "gateway::http1"]),

@@ -144,7 +144,8 @@ fn execute(args: &LoadArgs) -> Result<Report, String> {
     }
     let tells = !args.quiet && std::io::stderr().is_terminal();
     let says_held = !matches!(json, Some(Output::Standard));
-    let mut last = Standing { elapsed: Duration::ZERO, requests: 0, faults: 0, bytes_received: 0, connections: 0, held: 0 };
+    let mut last =
+        Standing { elapsed: Duration::ZERO, requests: 0, faults: 0, bytes_received: 0, connections: 0, held: 0 };
     let watch = |standing: Standing| {
         if standing.held > 0 && says_held {
             println!("holding {} connections", standing.held);

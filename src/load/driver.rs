@@ -308,8 +308,11 @@ impl<'r> Driver<'r> {
                 continue;
             }
             let address = self.plan.address;
-            let dialled =
-                if self.plan.fast_open { self.ring.connect_fast(key, address) } else { self.ring.connect(key, address) };
+            let dialled = if self.plan.fast_open {
+                self.ring.connect_fast(key, address)
+            } else {
+                self.ring.connect(key, address)
+            };
             self.engine.dialled(key, dialled);
         }
         let mut flushing = std::mem::replace(&mut self.engine.dirty, std::mem::take(&mut self.flushing));

@@ -73,7 +73,6 @@ pub(super) enum Wake {
 /// One of the connections at a time.
 #[derive(Default)]
 struct Seat {
-    link: Option<Key>,
     tickets: Vec<ClientTicket>,
     /// Requests that were begun and could not be sent, or must be sent again.
     again: VecDeque<Asked>,
@@ -97,6 +96,8 @@ pub(super) struct Engine {
     free_seats: VecDeque<u32>,
     /// Links that may begin a request: as often as there is room for one.
     free_links: VecDeque<Key>,
+    /// Links that may take what they could not take before.
+    roomy: VecDeque<Key>,
     /// Links that are being set up; links that are of use.
     opening: usize,
     live: usize,
@@ -138,6 +139,7 @@ impl Engine {
             to_open: VecDeque::new(),
             free_seats: VecDeque::new(),
             free_links: VecDeque::new(),
+            roomy: VecDeque::new(),
             opening: 0,
             live: 0,
             retiring: 0,
@@ -262,6 +264,7 @@ impl Engine {
             let asked = self.new_request(clock());
             self.ask(key, asked);
         }
+        self.ask_again();
         self.begin_requests(&clock);
         if let Some(schedule) = &mut self.schedule {
             let dropped = schedule.shed(self.now.min(self.end));
@@ -295,22 +298,16 @@ impl Engine {
                 self.free_links.pop_front();
                 continue;
             };
-            let (seat, todo) = (link.seat as usize, link.todo);
-            let asked = match self.seats[seat].again.pop_front() {
-                Some(asked) => asked,
-                None if todo == 0 => {
-                    self.free_links.pop_front();
-                    continue;
-                }
-                None => {
-                    let now = clock();
-                    let is_visit = matches!(self.plan.mode, Mode::Visit { .. });
-                    let Some(at) = (if is_visit { Some(now) } else { self.next_start(now) }) else { return };
-                    self.links.get_mut(key).expect("found above").todo -= 1;
-                    self.new_request(at)
-                }
-            };
+            if link.todo == 0 {
+                self.free_links.pop_front();
+                continue;
+            }
+            let now = clock();
+            let is_visit = matches!(self.plan.mode, Mode::Visit { .. });
+            let Some(at) = (if is_visit { Some(now) } else { self.next_start(now) }) else { return };
+            self.links.get_mut(key).expect("found above").todo -= 1;
             self.free_links.pop_front();
+            let asked = self.new_request(at);
             self.ask(key, asked);
         }
     }
@@ -338,14 +335,25 @@ impl Engine {
         (is_free && next <= self.end && self.stage == Stage::Running).then_some(next)
     }
 
-    fn ask(&mut self, key: Key, asked: Asked) {
-        let Some(link) = self.links.get_mut(key) else { return };
-        let plan = &self.plan;
-        if !link.speech.ask(&plan.recipe, asked, &mut link.lane) {
-            link.parked += 1;
-            self.seats[link.seat as usize].again.push_back(asked);
+    /// Begins a request on a link. False when the link cannot take it now: it waits with the seat.
+    fn ask(&mut self, key: Key, asked: Asked) -> bool {
+        let Some(link) = self.links.get_mut(key) else { return false };
+        let is_taken = link.speech.ask(&self.plan.recipe, asked, &mut link.lane);
+        if !is_taken {
+            self.seats[link.seat as usize].again.push_front(asked);
         }
         touch(&mut self.dirty, link, key);
+        is_taken
+    }
+
+    /// Begins what links could not take before and may take now.
+    fn ask_again(&mut self) {
+        while let Some(key) = self.roomy.pop_front() {
+            while let Some(link) = self.links.get(key).filter(|link| link.phase == Phase::Open)
+                && let Some(asked) = self.seats[link.seat as usize].again.pop_front()
+                && self.ask(key, asked)
+            {}
+        }
     }
 
     // ---- connections ----
@@ -360,7 +368,8 @@ impl Engine {
                 let ticket = self.seats[seat as usize].tickets.pop().filter(|_| is_counted);
                 let ticket = ticket.map(|ticket| ticket.offering_early_data(is_early));
                 let mut hello = Vec::new();
-                Session::client(&tls.settings, &tls.name, ticket, &mut hello).map(|session| Lane::secure(session, hello))
+                Session::client(&tls.settings, &tls.name, ticket, &mut hello)
+                    .map(|session| Lane::secure(session, hello))
             }
         };
         let mut lane = match lane {
@@ -389,7 +398,6 @@ impl Engine {
             connected: began,
             is_counted,
             todo,
-            parked: 0,
             has_heard: false,
             awaits_ticket: false,
             connect_out: false,
@@ -397,7 +405,6 @@ impl Engine {
             deadline: Deadline::default(),
         });
         (self.opening, self.live) = (self.opening + 1, self.live + 1);
-        self.seats[seat as usize].link = Some(key);
         self.to_dial.push(key);
         if is_counted && self.wanted_kind() == Some(HandshakeKind::Early) {
             self.ask_first(key);
@@ -483,7 +490,11 @@ impl Engine {
         self.tally.connections_opened += u64::from(link.is_counted);
         touch(&mut self.dirty, link, key);
         match self.plan.mode {
-            Mode::Stay => (0..self.plan.outstanding).for_each(|_| self.free_links.push_back(key)),
+            Mode::Stay => {
+                let waiting = self.seats[link.seat as usize].again.len();
+                (waiting..self.plan.outstanding).for_each(|_| self.free_links.push_back(key));
+                self.roomy.push_back(key);
+            }
             // With early data the first requests have gone already.
             Mode::Visit { .. } | Mode::Hold if link.speech.under_way() == 0 => self.ask_first(key),
             Mode::Visit { .. } | Mode::Hold => {}
@@ -562,7 +573,9 @@ impl Engine {
             Ok(Received::Data(plain)) => self.hear(key, plain),
             Ok(Received::Established(established)) => self.established(key, &established),
             Ok(Received::CloseNotify) => self.peer_ended(key),
-            Ok(Received::Nothing | Received::Hello | Received::Early(_)) if self.needs_tickets() => self.take_tickets(key),
+            Ok(Received::Nothing | Received::Hello | Received::Early(_)) if self.needs_tickets() => {
+                self.take_tickets(key)
+            }
             Ok(Received::Nothing | Received::Hello | Received::Early(_)) => {}
             Err(error) => self.tls_failed(key, error),
         }
@@ -618,9 +631,8 @@ impl Engine {
                 self.tally.first_answer.record(self.now.since(link.began));
             }
         }
-        if std::mem::take(&mut heard.has_room) {
-            let parked = std::mem::take(&mut link.parked);
-            (0..parked).for_each(|_| self.free_links.push_back(key));
+        if std::mem::take(&mut heard.has_room) && !self.seats[link.seat as usize].again.is_empty() {
+            self.roomy.push_back(key);
         }
         let is_counted = link.is_counted;
         for answer in heard.answers.drain(..) {

@@ -83,8 +83,6 @@ pub(super) struct Link {
     pub(super) is_counted: bool,
     /// Requests that are still to be begun on it.
     pub(super) todo: u64,
-    /// Requests that it could not take when they were offered.
-    pub(super) parked: usize,
     /// The first byte of its first answer has come.
     pub(super) has_heard: bool,
     /// All is done but for a ticket to come back with.

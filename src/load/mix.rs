@@ -68,8 +68,7 @@ impl FromStr for Mix {
         for part in text.split(',') {
             let (priority, weight) = part.split_once(':').ok_or_else(|| MixError::Part(part.to_owned()))?;
             let number: u8 = priority.parse().map_err(|_| MixError::Priority(priority.to_owned()))?;
-            let slot =
-                weights.get_mut(usize::from(number)).ok_or_else(|| MixError::Priority(priority.to_owned()))?;
+            let slot = weights.get_mut(usize::from(number)).ok_or_else(|| MixError::Priority(priority.to_owned()))?;
             let weight = weight
                 .parse()
                 .ok()

@@ -125,10 +125,9 @@ impl fmt::Display for PlanError {
                 "{needed} descriptors are needed and {allowed} may be open: raise the hard limit (ulimit -Hn, or \
                  LimitNOFILE= of the service), or ask for fewer --connections"
             ),
-            PlanError::Core(core) => write!(
-                out,
-                "--cores: core {core} is not one this process may use, or is named twice (see taskset -p)"
-            ),
+            PlanError::Core(core) => {
+                write!(out, "--cores: core {core} is not one this process may use, or is named twice (see taskset -p)")
+            }
         }
     }
 }

@@ -325,7 +325,8 @@ mod tests {
         assert_eq!(json["receipts"], serde_json::json!({"not forwarded": 1, "unknown": 0, "refused": 0}));
         assert_eq!(json["by_priority"]["0"]["count"], 1);
         let text = report.to_string();
-        for part in ["1001 good", "error        1 x certificate refused (no chain)", "priority 0", "1 x not forwarded"] {
+        for part in ["1001 good", "error        1 x certificate refused (no chain)", "priority 0", "1 x not forwarded"]
+        {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
     }

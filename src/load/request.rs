@@ -165,7 +165,12 @@ mod tests {
                 3,
                 "POST / HTTP/1.1\r\nHost: [::1]:8443\r\nUser-Agent: trunkline-load\r\nContent-Length: 3\r\n\r\nxxx",
             ),
-            ("https://a", "PUT", 0, "PUT / HTTP/1.1\r\nHost: a\r\nUser-Agent: trunkline-load\r\nContent-Length: 0\r\n\r\n"),
+            (
+                "https://a",
+                "PUT",
+                0,
+                "PUT / HTTP/1.1\r\nHost: a\r\nUser-Agent: trunkline-load\r\nContent-Length: 0\r\n\r\n",
+            ),
         ] {
             let Recipe::Http { bytes, method_is_head } = recipe(url, method, body_bytes, "3:1") else {
                 panic!("HTTP is spoken to {url}")

@@ -187,7 +187,11 @@ impl Http {
     fn receive(&mut self, mut bytes: &[u8], heard: &mut Heard) -> Result<Prospect, Fault> {
         loop {
             if self.asked.is_empty() || self.prospect == Prospect::Leaving {
-                return if bytes.is_empty() { Ok(self.prospect) } else { Err(Fault::Http("bytes behind the response")) };
+                return if bytes.is_empty() {
+                    Ok(self.prospect)
+                } else {
+                    Err(Fault::Http("bytes behind the response"))
+                };
             }
             match self.reader.receive(&mut bytes) {
                 Ok(None) => return Ok(self.prospect),
