@@ -24,8 +24,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Turns a configuration into what every part is made from, so it knows them all.
     ("server", &["base", "ring", "tls", "tickets", "mmtp", "backbone", "relay", "gateway", "worker"]),
     ("client", &["base", "tls", "mmtp"]),
+    // A loop of its own over the parts of the engine; addresses are read by the client's grammar, answers of HTTP by the
+    // gateway's codec.
+    ("load", &["base", "ring", "tls", "mmtp", "gateway::http1", "client::Url", "client::UrlError", "client::Endpoint"]),
     // The demo's origin speaks HTTP/1.1 with the gateway's codec.
-    ("cli", &["base", "client", "server", "gateway::http1"]),
+    // `load` is handed settings of TLS, which are made from its flags.
+    ("cli", &["base", "client", "load", "server", "tls", "gateway::http1"]),
     ("main", &["cli"]),
 ];
 
@@ -37,7 +41,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls", &["src/tls/", "src/cli/demo/tunnel.rs"]),
     ("aws_lc_rs", &["src/tls/", "src/tickets/seal.rs"]),
     ("mio", &["src/client/", "src/server/"]),
-    ("core_affinity", &["src/server/"]),
+    ("core_affinity", &["src/server/", "src/load/"]),
     ("mimalloc", &["src/main.rs"]),
     ("libmimalloc_sys", &["src/ring/sys.rs"]),
     // Error numbers beside what the ring needs.

@@ -7,6 +7,7 @@ pub mod call;
 pub mod certs;
 pub mod demo;
 pub mod keys;
+pub mod load;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Command {
     Gateway(serve::Args),
     /// Make a request over mmtp://
     Call(Box<call::CallArgs>),
+    /// Put load on a server over mmtp://, https:// or http://, and measure it
+    Load(Box<load::LoadArgs>),
     /// Make certificates for development
     Certs(certs::Args),
     /// Make and rotate the key files that the nodes of a POP share
@@ -47,6 +50,7 @@ pub fn run() -> ExitCode {
         Command::Pop(args) => serve::pop(&args),
         Command::Gateway(args) => serve::gateway(&args),
         Command::Call(args) => call::run(*args),
+        Command::Load(args) => load::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Demo(args) => demo::run(&args),

@@ -135,6 +135,13 @@ pub(super) fn dialler(address: SocketAddr) -> std::io::Result<Socket> {
     Ok(socket)
 }
 
+/// A socket to connect with that waits for its first bytes, to send them with the SYN.
+pub(super) fn fast_dialler(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = dialler(address)?;
+    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, &1i32.to_ne_bytes())?;
+    Ok(socket)
+}
+
 fn tune(socket: &Socket, user_timeout: Duration) -> std::io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(user_timeout))?;

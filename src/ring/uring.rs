@@ -59,6 +59,18 @@ impl Uring {
         self.waker.clone()
     }
 
+    /// Like [`Ring::connect`], with TCP Fast Open (RFC 7413): to a server whose cookie the kernel has, this completes at
+    /// once and the first send goes with the SYN. A receive must not be asked for before that send is over.
+    ///
+    /// # Errors
+    /// As [`Ring::connect`].
+    pub fn connect_fast(&mut self, key: Key, address: SocketAddr) -> Result<Fd, Errno> {
+        let socket = sockets::fast_dialler(address)?;
+        let fd = Fd(socket.into_raw_fd());
+        self.queue.push_connect(fd, key, address.into());
+        Ok(fd)
+    }
+
     fn tick(&mut self) {
         self.now = self.clock();
     }

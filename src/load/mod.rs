@@ -1,0 +1,195 @@
+//! `trunkline load`: a load generator on the same ring and record layer as the proxy it measures.
+//!
+//! Owns its own loop over [`crate::ring`], [`crate::tls`] and [`crate::mmtp`], and is no role of the worker, on purpose:
+//! what it measures is what the contract of roles hides (when a connect ended, which kind a handshake was, why it failed,
+//! tickets, early data), the server would carry all that for nothing; and a tool that measures should not change whenever
+//! the engine that is measured does. Never decides what is printed.
+//! Invariant: a request that was begun ends as an answer or as an error, and both are counted.
+//!
+//! ```text
+//! schedule -> engine (seats, links, speech) -> driver (ring) -> tally -> report
+//! ```
+//!
+//! Latency is to the last byte of an answer: from the moment a request is handed to the kernel in a closed loop, and
+//! from the moment it was meant to start in an open one, so that whoever had to wait is told. The first request of a
+//! visit counts from the start of connecting.
+
+mod driver;
+mod engine;
+mod lane;
+mod link;
+mod mix;
+mod plan;
+mod report;
+mod request;
+mod schedule;
+mod speech;
+mod tally;
+mod target;
+
+pub use mix::{Mix, MixError};
+pub use plan::{Loop, Mode, Plan, PlanError, TlsPlan};
+pub use report::{Asked, Report};
+pub use request::{BODY_BYTES_MAX, Recipe, RecipeError};
+pub use tally::{Fault, FaultCount, HandshakeKind, Held, Tally, Times};
+pub use target::{Scheme, Target, TargetError};
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::base::time::Time;
+use crate::ring::RingError;
+use driver::{Driver, Progress};
+
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the end of the workers is looked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How exact the kernel's timers are for a worker, in nanoseconds: an open loop is to start when it should.
+const TIMER_SLACK_NANOS: NonZeroU64 = NonZeroU64::MIN;
+
+/// Why nothing could be measured.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The ring was refused or broke.
+    Ring(RingError),
+    /// A worker cannot be kept on this core.
+    Pin(usize),
+    /// No thread is to be had.
+    Thread(std::io::Error),
+    /// A worker panicked: a bug.
+    Panicked,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadError::Ring(error) => error.fmt(out),
+            LoadError::Pin(core) => write!(out, "--cores: a worker cannot be kept on core {core}"),
+            LoadError::Thread(error) => write!(out, "no thread is to be had: {error}"),
+            LoadError::Panicked => out.write_str("a worker panicked, which is a bug; its message is above"),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// How a run stands, for whoever watches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Since all workers began.
+    pub elapsed: Duration,
+    /// Good answers so far.
+    pub requests: u64,
+    /// Errors so far.
+    pub faults: u64,
+    /// Bytes received so far.
+    pub bytes_received: u64,
+    /// Connections there are.
+    pub connections: u64,
+    /// Connections that are held; zero until all are.
+    pub held: u64,
+}
+
+/// Carries a plan out, and returns when it is over, or soon after `stop` was set. `watch` is told how it stands each
+/// second, and once when all connections are held.
+///
+/// # Errors
+/// Nothing could be measured.
+pub fn run(plan: Arc<Plan>, stop: &AtomicBool, watch: impl FnMut(Standing)) -> Result<Report, LoadError> {
+    let workers = plan.workers();
+    let origin = Instant::now();
+    let barrier = Barrier::new(workers);
+    let progress: Vec<Progress> = (0..workers).map(|_| Progress::default()).collect();
+    let tallies = thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (worker, progress) in progress.iter().enumerate() {
+            let (plan, barrier) = (plan.clone(), &barrier);
+            let work = move || work(plan, worker, origin, barrier, progress, stop);
+            let thread = thread::Builder::new().name(format!("load-{worker}")).spawn_scoped(scope, work);
+            match thread {
+                Ok(thread) => threads.push(thread),
+                // The others wait at the barrier for ever: there is nothing to be saved.
+                Err(error) if threads.is_empty() => return Err(LoadError::Thread(error)),
+                Err(error) => panic!("no thread for worker {worker}: {error}"),
+            }
+        }
+        watch_over(&progress, origin, || threads.iter().all(thread::ScopedJoinHandle::is_finished), watch);
+        let join = |thread: thread::ScopedJoinHandle<'_, Result<Tally, LoadError>>| {
+            thread.join().unwrap_or(Err(LoadError::Panicked))
+        };
+        threads.into_iter().map(join).collect::<Result<Vec<Tally>, LoadError>>()
+    })?;
+    let mut whole = Tally::default();
+    tallies.iter().for_each(|tally| whole.merge(tally));
+    Ok(Report { asked: plan.asked(), tally: whole })
+}
+
+fn work(
+    plan: Arc<Plan>,
+    worker: usize,
+    origin: Instant,
+    barrier: &Barrier,
+    progress: &Progress,
+    stop: &AtomicBool,
+) -> Result<Tally, LoadError> {
+    let prepared = prepare(plan, worker, origin, progress, stop);
+    // Also by those who failed: the others wait for them.
+    barrier.wait();
+    let driver = prepared?;
+    let now = Time::from_nanos(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    driver.run(worker, now).map_err(LoadError::Ring)
+}
+
+fn prepare<'r>(
+    plan: Arc<Plan>,
+    worker: usize,
+    origin: Instant,
+    progress: &'r Progress,
+    stop: &'r AtomicBool,
+) -> Result<Driver<'r>, LoadError> {
+    if let Some(&core) = plan.cores.get(worker)
+        && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
+    {
+        return Err(LoadError::Pin(core));
+    }
+    // Failing to set it makes starts less exact, which late starts would tell.
+    let _ = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NANOS));
+    // The standard library's own source of random keys.
+    let seed = RandomState::new().build_hasher().finish();
+    let mut driver = Driver::new(plan, worker, seed, origin, progress, stop).map_err(LoadError::Ring)?;
+    driver.prepare().map_err(LoadError::Ring)?;
+    Ok(driver)
+}
+
+/// Tells how it stands until the workers have ended.
+fn watch_over(progress: &[Progress], origin: Instant, is_over: impl Fn() -> bool, mut watch: impl FnMut(Standing)) {
+    let (mut told_at, mut has_told_held) = (Instant::now(), false);
+    while !is_over() {
+        thread::sleep(POLL_INTERVAL);
+        let sum = |figure: fn(&Progress) -> &std::sync::atomic::AtomicU64| {
+            progress.iter().map(|each| figure(each).load(Ordering::Relaxed)).sum()
+        };
+        let is_held = !has_told_held && progress.iter().all(|each| each.held.load(Ordering::Relaxed) > 0);
+        if told_at.elapsed() < PROGRESS_INTERVAL && !is_held {
+            continue;
+        }
+        has_told_held |= is_held;
+        told_at = Instant::now();
+        watch(Standing {
+            elapsed: origin.elapsed(),
+            requests: sum(|each| &each.requests),
+            faults: sum(|each| &each.faults),
+            bytes_received: sum(|each| &each.bytes_received),
+            connections: sum(|each| &each.connections),
+            held: if is_held { sum(|each| &each.held) } else { 0 },
+        });
+    }
+}

@@ -1,0 +1,398 @@
+//! What is spoken on one connection: HTTP/1.1 or MMTP. Requests in, answers out.
+//!
+//! Owns what is known of every request that is under way on a connection. Never enters the kernel and never chooses when
+//! a request starts. Invariant: every request that was begun ends as one [`Answer`], or is among [`Speech::abandon`].
+
+use std::collections::VecDeque;
+
+use super::lane::Lane;
+use super::request::Recipe;
+use super::tally::Fault;
+use crate::base::time::Time;
+use crate::base::wire::Sink;
+use crate::gateway::http1::{ResponseEvent, ResponseReader};
+use crate::mmtp::{self, Agent, Code, CreditPolicy, Event, OpenError, Receipt, Reset, Side, StreamId};
+
+/// Bytes of one request's body that may wait inside the MMTP connection; the rest waits for credit outside.
+const QUEUE_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of an answer that a server may send before any is acknowledged, and what that may grow to: as the client of the
+/// terminal library grants them.
+const STREAM_CREDIT_BYTES: (u32, u32) = (256 * 1024, 2 * 1024 * 1024);
+
+/// Bytes that may be on their way on one connection.
+const CONNECTION_CREDIT_BYTES: u32 = 4 * 1024 * 1024;
+
+/// A request that was begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Asked {
+    /// When it was begun, or was meant to be.
+    pub(super) at: Time,
+    pub(super) priority: u8,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Answer {
+    pub(super) asked: Asked,
+    pub(super) result: Result<(), Fault>,
+    /// What the peer said of a stream that it reset.
+    pub(super) receipt: Option<Receipt>,
+}
+
+/// What arrived.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// Requests that ended.
+    pub(super) answers: Vec<Answer>,
+    /// The first byte of an answer came.
+    pub(super) has_begun: bool,
+    /// More requests may be begun than before.
+    pub(super) has_room: bool,
+}
+
+/// What a connection does after what it said last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Prospect {
+    /// It goes on.
+    Open,
+    /// It takes no more requests: it ends when those under way have.
+    Leaving,
+}
+
+/// One side of one connection.
+pub(super) enum Speech {
+    Http(Http),
+    Mmtp(Box<Mmtp>),
+}
+
+impl Speech {
+    /// A connection about to speak what `recipe` asks for. MMTP says HELLO at once.
+    pub(super) fn new(recipe: &Recipe, settings: &mmtp::Settings, now: Time, lane: &mut Lane) -> Speech {
+        match recipe {
+            Recipe::Http { method_is_head, .. } => Speech::Http(Http::new(*method_is_head)),
+            Recipe::Mmtp { .. } => {
+                let mut connection = mmtp::Connection::new(settings, now);
+                connection.start(lane);
+                Speech::Mmtp(Box::new(Mmtp {
+                    connection,
+                    slots: Vec::new(),
+                    free: Vec::new(),
+                    prospect: Prospect::Open,
+                }))
+            }
+        }
+    }
+
+    /// Begins a request. False when the connection cannot take one now.
+    pub(super) fn ask(&mut self, recipe: &Recipe, asked: Asked, lane: &mut Lane) -> bool {
+        match (self, recipe) {
+            (Speech::Http(http), Recipe::Http { bytes, .. }) => {
+                if http.prospect == Prospect::Leaving {
+                    return false;
+                }
+                lane.put(bytes);
+                http.asked.push_back(asked);
+                true
+            }
+            (Speech::Mmtp(mmtp), recipe) => mmtp.ask(recipe, asked, lane),
+            (Speech::Http(_), Recipe::Mmtp { .. }) => unreachable!("a connection speaks what its recipe says"),
+        }
+    }
+
+    /// Takes in what arrived. On an error the connection is over, and what is due to the peer has been put.
+    pub(super) fn receive(
+        &mut self,
+        now: Time,
+        bytes: &[u8],
+        recipe: &Recipe,
+        lane: &mut Lane,
+        heard: &mut Heard,
+    ) -> Result<Prospect, Fault> {
+        match self {
+            Speech::Http(http) => http.receive(bytes, heard),
+            Speech::Mmtp(mmtp) => mmtp.receive(now, bytes, recipe, lane, heard),
+        }
+    }
+
+    /// The peer will send no more: an answer that lasts until then ends.
+    pub(super) fn ended(&mut self, heard: &mut Heard) {
+        let Speech::Http(http) = self else { return };
+        if let Ok(Some(ResponseEvent::End { .. })) = http.reader.eof() {
+            http.answer(heard);
+        }
+    }
+
+    /// Puts what waits for room in the lane.
+    pub(super) fn drain(&mut self, recipe: &Recipe, lane: &mut Lane) {
+        if let Speech::Mmtp(mmtp) = self {
+            mmtp.drain(recipe, lane);
+        }
+    }
+
+    /// Whether [`Speech::drain`] has something to do.
+    pub(super) fn has_queued(&self) -> bool {
+        match self {
+            Speech::Http(_) => false,
+            Speech::Mmtp(mmtp) => mmtp.connection.has_queued(),
+        }
+    }
+
+    /// Requests under way.
+    pub(super) fn under_way(&self) -> usize {
+        match self {
+            Speech::Http(http) => http.asked.len(),
+            Speech::Mmtp(mmtp) => mmtp.slots.len() - mmtp.free.len(),
+        }
+    }
+
+    /// The server takes what was asked last no more, and said so in time: these may be asked again elsewhere.
+    pub(super) fn take_unread(&mut self) -> VecDeque<Asked> {
+        match self {
+            Speech::Http(http) if http.prospect == Prospect::Leaving => std::mem::take(&mut http.asked),
+            Speech::Http(_) | Speech::Mmtp(_) => VecDeque::new(),
+        }
+    }
+
+    /// Lets go of what an idle connection does not need.
+    pub(super) fn rest(&mut self) {
+        match self {
+            Speech::Http(http) => http.asked.shrink_to_fit(),
+            Speech::Mmtp(mmtp) => mmtp.connection.trim(),
+        }
+    }
+}
+
+/// HTTP/1.1: answers come in the order of requests.
+pub(super) struct Http {
+    reader: ResponseReader,
+    asked: VecDeque<Asked>,
+    /// Of the answer that is being read.
+    status: u16,
+    method_is_head: bool,
+    prospect: Prospect,
+}
+
+impl Http {
+    fn new(method_is_head: bool) -> Http {
+        Http {
+            reader: ResponseReader::new(method_is_head),
+            asked: VecDeque::new(),
+            status: 0,
+            method_is_head,
+            prospect: Prospect::Open,
+        }
+    }
+
+    fn receive(&mut self, mut bytes: &[u8], heard: &mut Heard) -> Result<Prospect, Fault> {
+        loop {
+            if self.asked.is_empty() || self.prospect == Prospect::Leaving {
+                return if bytes.is_empty() {
+                    Ok(self.prospect)
+                } else {
+                    Err(Fault::Http("bytes behind the response"))
+                };
+            }
+            match self.reader.receive(&mut bytes) {
+                Ok(None) => return Ok(self.prospect),
+                Ok(Some(ResponseEvent::Interim { .. } | ResponseEvent::Body(_))) => {}
+                Ok(Some(ResponseEvent::Head { status, .. })) => {
+                    heard.has_begun = true;
+                    self.status = status;
+                }
+                // With more of it there, the reader cannot know of a pipelined answer behind this one: it is read on.
+                Ok(Some(ResponseEvent::End { reusable, .. })) => {
+                    if !reusable && bytes.is_empty() {
+                        self.prospect = Prospect::Leaving;
+                    }
+                    self.answer(heard);
+                }
+                Err(error) => return Err(Fault::Http(error.what())),
+            }
+        }
+    }
+
+    /// The answer to the oldest request is whole.
+    fn answer(&mut self, heard: &mut Heard) {
+        self.reader = ResponseReader::new(self.method_is_head);
+        if let Some(asked) = self.asked.pop_front() {
+            heard.answers.push(Answer { asked, result: judge(self.status), receipt: None });
+        }
+    }
+}
+
+fn judge(status: u16) -> Result<(), Fault> {
+    if (200..400).contains(&status) { Ok(()) } else { Err(Fault::Status(status)) }
+}
+
+/// MMTP: a stream for each request.
+pub(super) struct Mmtp {
+    connection: mmtp::Connection,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    prospect: Prospect,
+}
+
+/// A request on its stream. Its tag is its index.
+#[derive(Clone, Copy)]
+struct Slot {
+    asked: Asked,
+    stream: StreamId,
+    /// Of the answer, once its head has come.
+    status: u16,
+    /// Bytes of the body that were handed to the connection, and of those, the ones that wait there.
+    body_bytes: usize,
+    queued_bytes: usize,
+    is_used: bool,
+}
+
+/// How a load generator introduces itself.
+pub(super) fn settings(hash_seed: u64) -> mmtp::Settings {
+    let mut settings = mmtp::Settings::new(Side::Initiator, Agent::Terminal);
+    (settings.stream_credit, settings.stream_credit_max) = STREAM_CREDIT_BYTES;
+    settings.connection_credit = CONNECTION_CREDIT_BYTES;
+    settings.credit_policy = CreditPolicy::OnArrival;
+    settings.hash_seed = hash_seed;
+    settings
+}
+
+impl Mmtp {
+    fn ask(&mut self, recipe: &Recipe, asked: Asked, lane: &mut Lane) -> bool {
+        let Recipe::Mmtp { blocks, flags, .. } = recipe else {
+            unreachable!("a connection speaks what its recipe says")
+        };
+        let index = self.free.last().copied().unwrap_or(self.slots.len() as u32);
+        let stream = match self.connection.open(index, asked.priority) {
+            Ok(stream) => stream,
+            Err(OpenError::Limit) => return false,
+            Err(OpenError::GoingAway | OpenError::Exhausted) => {
+                self.prospect = Prospect::Leaving;
+                return false;
+            }
+        };
+        let block = &blocks[usize::from(asked.priority)];
+        let sent = self.connection.send_headers(stream, block, *flags, lane);
+        assert!(sent.is_ok(), "a block of the recipe on a stream opened just now is valid");
+        let slot = Slot { asked, stream, status: 0, body_bytes: 0, queued_bytes: 0, is_used: true };
+        if self.free.pop().is_some() {
+            self.slots[index as usize] = slot;
+        } else {
+            self.slots.push(slot);
+        }
+        self.feed(index, recipe, lane);
+        true
+    }
+
+    /// Hands over as much of a request's body as may wait.
+    fn feed(&mut self, index: u32, recipe: &Recipe, lane: &mut Lane) {
+        let Recipe::Mmtp { body, .. } = recipe else { return };
+        let slot = &mut self.slots[index as usize];
+        while slot.is_used && slot.body_bytes < body.len() && slot.queued_bytes < QUEUE_BYTES_MAX {
+            let part = &body[slot.body_bytes..];
+            let part = &part[..part.len().min(QUEUE_BYTES_MAX - slot.queued_bytes)];
+            let is_last = slot.body_bytes + part.len() == body.len();
+            let Ok(moved) = self.connection.send_data(slot.stream, part, is_last, lane) else {
+                return; // the peer has ended the stream; the event that says so has come or will
+            };
+            slot.body_bytes += part.len();
+            slot.queued_bytes += part.len() - moved;
+        }
+    }
+
+    fn drain(&mut self, recipe: &Recipe, lane: &mut Lane) {
+        loop {
+            let Mmtp { connection, slots, .. } = self;
+            let mut moved_index = None;
+            connection.drain(lane, |stream, tag, bytes| {
+                if let Some(slot) = slots.get_mut(tag as usize).filter(|slot| slot.is_used && slot.stream == stream) {
+                    slot.queued_bytes = slot.queued_bytes.saturating_sub(bytes);
+                    moved_index = Some(tag);
+                }
+            });
+            if moved_index.is_none() {
+                return;
+            }
+            let indices = 0..self.slots.len() as u32;
+            indices.for_each(|index| self.feed(index, recipe, lane));
+            if lane.room() == 0 {
+                return;
+            }
+        }
+    }
+
+    fn receive(
+        &mut self,
+        now: Time,
+        mut bytes: &[u8],
+        recipe: &Recipe,
+        lane: &mut Lane,
+        heard: &mut Heard,
+    ) -> Result<Prospect, Fault> {
+        loop {
+            let Mmtp { connection, slots, free, prospect } = self;
+            match connection.receive(now, &mut bytes) {
+                Ok(None) => break,
+                Ok(Some(Event::Established | Event::Credit { .. } | Event::Pong)) => heard.has_room = true,
+                Ok(Some(Event::GoAway { .. })) => *prospect = Prospect::Leaving,
+                Ok(Some(Event::Headers { stream, tag, block, flags, .. })) => {
+                    let Some(slot) = find(slots, tag, stream) else { continue };
+                    if !block.is_interim() {
+                        heard.has_begun = true;
+                        slot.status = block.status().unwrap_or(0);
+                    }
+                    if flags.end() {
+                        close(slot, tag, free, None, heard);
+                        give_up_body(slot, recipe, connection, lane);
+                    }
+                }
+                Ok(Some(Event::Data { stream, tag, bytes, end })) => {
+                    let count = bytes.len();
+                    if let (Some(slot), true) = (find(slots, tag, stream), end) {
+                        close(slot, tag, free, None, heard);
+                        give_up_body(slot, recipe, connection, lane);
+                    } else if count > 0 {
+                        connection.consumed(now, stream, count, lane);
+                    }
+                }
+                Ok(Some(Event::Reset { stream, tag, code, receipt, .. })) => {
+                    let Some(slot) = find(slots, tag, stream) else { continue };
+                    close(slot, tag, free, Some((Fault::Stream(code.0), receipt)), heard);
+                }
+                Err(error) => {
+                    let name = error.name();
+                    connection.goaway(error.code(), 0, 0, lane);
+                    return Err(Fault::Mmtp(name));
+                }
+            }
+        }
+        if self.connection.has_queued() {
+            self.drain(recipe, lane);
+        }
+        Ok(self.prospect)
+    }
+}
+
+fn find(slots: &mut [Slot], tag: u32, stream: StreamId) -> Option<&mut Slot> {
+    slots.get_mut(tag as usize).filter(|slot| slot.is_used && slot.stream == stream)
+}
+
+/// What an answered request had still to say is not said.
+fn give_up_body(slot: &Slot, recipe: &Recipe, connection: &mut mmtp::Connection, lane: &mut Lane) {
+    let Recipe::Mmtp { body, .. } = recipe else { return };
+    if slot.body_bytes < body.len() {
+        let reset = Reset { code: Code::CANCELLED, receipt: Receipt::Unknown, wait_ms: 0 };
+        connection.reset(slot.stream, reset, lane);
+    }
+}
+
+/// A stream is over from the peer's side.
+fn close(slot: &mut Slot, tag: u32, free: &mut Vec<u32>, reset: Option<(Fault, Receipt)>, heard: &mut Heard) {
+    slot.is_used = false;
+    free.push(tag);
+    heard.has_room = true;
+    let result = match reset {
+        Some((fault, _)) => Err(fault),
+        None => judge(slot.status),
+    };
+    heard.answers.push(Answer { asked: slot.asked, result, receipt: reset.map(|(_, receipt)| receipt) });
+}
