@@ -25,6 +25,9 @@ mod tls_support;
 /// Ceiling for what should come soon: ends a test that has failed.
 const SOON: Duration = Duration::from_secs(30);
 
+/// Nobody waits for the echo of this.
+const LATER: &[u8] = b"later";
+
 /// Sends every byte back, and takes its time over it.
 struct Slow {
     spin: Duration,
@@ -38,7 +41,8 @@ impl<W: Wire> Role<W> for Slow {
         while begun.elapsed() < self.spin {
             std::hint::spin_loop();
         }
-        if let Some(out) = wire.out(link) {
+        let waits = bytes == LATER;
+        if let Some(out) = if waits { wire.out_later(link) } else { wire.out(link) } {
             out.put(bytes);
         }
     }
@@ -235,6 +239,33 @@ fn one_pass_is_one_submit() {
     assert!(counters.receives >= requests && counters.sends >= requests, "{counters:?}");
     // Whose connection it is was asked once for each.
     assert!(counters.calls_other >= CLIENTS as u64, "{counters:?}");
+}
+
+#[test]
+fn what_nobody_waits_for_goes_with_what_follows_or_else_soon() {
+    const ROUNDS: u64 = 50;
+    let node = Node::start(SOON, SOON);
+    let mut stream = StreamOwned::new(node.session(), node.socket());
+    stream.write_all(b"x").expect("it is open");
+    stream.read_exact(&mut [0]).expect("an answer");
+    for _ in 0..ROUNDS {
+        // Two records in one segment, so that both are there in the same pass.
+        let mut records = Vec::new();
+        for bytes in [LATER, b"now"] {
+            stream.conn.writer().write_all(bytes).expect("memory");
+            stream.conn.write_tls(&mut records).expect("memory");
+        }
+        stream.sock.write_all(&records).expect("it is open");
+        let mut echo = [0; 8];
+        stream.read_exact(&mut echo).expect("both come back");
+        assert_eq!(&echo, b"laternow", "in the order in which they were put");
+    }
+    // And with nothing to go with.
+    stream.write_all(LATER).expect("it is open");
+    stream.read_exact(&mut [0; 5]).expect("it comes back all the same");
+    let counters = node.stop();
+    // One send of the handshake, one with tickets and the first answer, one a round, and one for the last.
+    assert_eq!(counters.sends, ROUNDS + 3, "{counters:?}");
 }
 
 #[test]

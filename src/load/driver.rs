@@ -187,7 +187,7 @@ impl<'r> Driver<'r> {
             until = until.min(at);
         }
         let mut completions = std::mem::take(&mut self.completions);
-        self.ring.wait(Some(until), &mut completions)?;
+        self.ring.wait(Some(until), Duration::ZERO, &mut completions)?;
         self.engine.now = self.ring.now();
         completions.drain(..).for_each(|completion| self.complete(completion));
         self.completions = completions;

@@ -3,6 +3,8 @@
 //! Owns two estimates: how close together completions come, and what prolonged waits have gathered. Never reads a clock.
 //! Invariant: waits that gather too little are followed by many passes without one, so only trials hold a lone request up.
 
+use std::time::Duration;
+
 /// Fewest completions that must be expected within a prolonged wait for it to be tried.
 const EXPECTED_MIN: u64 = 4;
 
@@ -22,8 +24,6 @@ const IDLE_GAP_NANOS: u64 = 1_000_000_000;
 /// Gathered completions are averaged in fractions of one.
 const FRACTION: u64 = 256;
 
-use std::time::Duration;
-
 pub(super) struct Batching {
     wait_us: u32,
     /// Mean time between completions, in nanoseconds, over the last few passes.
@@ -37,13 +37,14 @@ pub(super) struct Batching {
 }
 
 impl Batching {
-    /// For prolonged waits of so many microseconds; none with 0.
+    /// For prolonged waits of so many microseconds at most; none with 0.
     pub(super) fn new(wait_us: u32) -> Batching {
         let gathered = 2 * GATHERED_MIN * FRACTION;
         Batching { wait_us, gap_nanos: IDLE_GAP_NANOS, gathered, prolonged: false, rest_passes: 0 }
     }
 
     /// How many completions the next wait should ask for, within how many microseconds; none for an ordinary wait.
+    /// `patience`: how long a completion may be left waiting.
     pub(super) fn plan(&mut self, patience: Duration) -> Option<(usize, u32)> {
         let wait_us = u32::try_from(patience.as_micros()).map_or(self.wait_us, |patience| patience.min(self.wait_us));
         let expected = u64::from(wait_us) * 1000 / self.gap_nanos.max(1);
@@ -74,11 +75,13 @@ impl Batching {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(1);
+
     /// Passes that come one each `nanos` with so many completions; returns how many of them waited longer.
     fn run(batching: &mut Batching, passes: u32, nanos: u64, completions: usize) -> u32 {
         let mut prolonged = 0;
         for _ in 0..passes {
-            prolonged += u32::from(batching.plan().is_some());
+            prolonged += u32::from(batching.plan(LONG).is_some());
             batching.passed(nanos, completions);
         }
         prolonged
@@ -87,9 +90,9 @@ mod tests {
     #[test]
     fn a_steady_stream_is_gathered() {
         let mut batching = Batching::new(200);
-        assert_eq!(batching.plan(), None, "nothing is known yet");
+        assert_eq!(batching.plan(LONG), None, "nothing is known yet");
         run(&mut batching, 100, 40_000, 8); // one each 5 microseconds
-        assert_eq!(batching.plan(), Some((40, 200)));
+        assert_eq!(batching.plan(LONG), Some((40, 200)));
         assert!(run(&mut batching, 1000, 200_000, 12) > 990);
     }
 
@@ -105,7 +108,16 @@ mod tests {
         let mut batching = Batching::new(200);
         run(&mut batching, 100, 40_000, 8);
         batching.passed(10_000_000, 1);
-        assert_eq!(batching.plan(), None);
+        assert_eq!(batching.plan(LONG), None);
+    }
+
+    #[test]
+    fn no_wait_is_longer_than_patience() {
+        let mut batching = Batching::new(200);
+        run(&mut batching, 100, 40_000, 8);
+        assert_eq!(batching.plan(Duration::from_micros(50)), Some((10, 50)));
+        assert_eq!(batching.plan(Duration::from_micros(10)), None, "nothing to gather in that");
+        assert_eq!(batching.plan(Duration::ZERO), None);
     }
 
     #[test]

@@ -13,16 +13,15 @@ pub struct RingSettings {
     pub buffers: u16,
     /// Bytes of one receive buffer.
     pub buffer_bytes: u32,
-    /// Under load, how long a wait may last to return a fuller batch, in microseconds; 0 never waits for more than one
-    /// completion. A pass costs much the same whatever it carries, so fuller passes cost less per request. No wait is
-    /// prolonged for a request alone. Needs Linux 6.12; older kernels
-    /// behave as with 0.
+    /// Under load, how long a wait may last at most to return a fuller batch, in microseconds, if the caller has patience;
+    /// 0 never waits for more than one completion. A pass costs much the same whatever it carries, so fuller passes cost
+    /// less per request. No wait is prolonged for a request alone. Needs Linux 6.12; older kernels behave as with 0.
     pub batch_wait_us: u32,
 }
 
 impl Default for RingSettings {
     /// 4096 submissions, 16384 completions, 512 buffers of 16 KiB (8 MiB when all were touched),
-    /// and 200 microseconds to fill a batch.
+    /// and at most a millisecond to fill a batch.
     fn default() -> Self {
         RingSettings {
             submissions: 4096,
@@ -101,7 +100,7 @@ fn remedy(errno: Errno, disabled: Option<u8>) -> &'static str {
         }
         (libc::ENOMEM, _) => {
             "Memory for the ring could not be had or locked. Remedy: raise the memory limit of the service, and \
-             RLIMIT_MEMLOCK on old kernels."
+             RLIMIT_MEMLOCK: about 1 MiB a worker, on all processes of the user together."
         }
         (libc::EMFILE | libc::ENFILE, _) => "No descriptor is left. Remedy: raise RLIMIT_NOFILE.",
         _ => "Remedy: check the kernel's log; Trunkline needs Linux 6.1 or newer with io_uring allowed.",

@@ -49,8 +49,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// radio up for nothing. No link needs a timer for it.
 const SWEEP_STEPS: usize = 25;
 
-/// What has arrived may wait for company for this part of the time that the other side takes to answer at the quick end.
-const PATIENCE_PART: u32 = 4;
+/// While the other side answers faster than this, nothing waits for company: a wait would be much of what a user sees.
+/// What it takes beyond this, waits may take again.
+const PROMPT: Duration = Duration::from_micros(300);
 
 /// A worker with fewer passes than this between two steps of the sweep has nothing to do.
 const QUIET_PASSES: u64 = 100;
@@ -125,7 +126,6 @@ pub struct Worker<R: Ring, L: Role<Links>> {
     /// The next step of the sweep for still links, below [`SWEEP_STEPS`].
     sweep_step: usize,
     published_at: Time,
-    part: f64,
     /// Some once draining: when patience ends.
     drain_until: Option<Time>,
     /// Some once everything left was cut: until when the kernel may hand back what was lent.
@@ -156,7 +156,6 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             accounted: Mark::default(),
             sweep_step: 0,
             published_at,
-            part: std::env::var("PART").ok().and_then(|x| x.parse().ok()).unwrap_or(0.25),
             drain_until: None,
             cut_until: None,
         };
@@ -206,7 +205,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.meter.begin((waits || self.engine.budget.is_low()).then(|| mark(&self.ring)));
         let until = self.next_deadline();
         let mut completions = std::mem::take(&mut self.completions);
-        let patience = self.engine.role.answer_time().mul_f64(self.part);
+        let patience = self.engine.role.answer_time().saturating_sub(PROMPT);
         self.ring.wait(Some(until), patience, &mut completions)?;
         let now = self.ring.now();
         (self.engine.now, self.engine.links.now) = (now, now);
@@ -275,9 +274,6 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
     /// Writes the counters down for the admin thread.
     fn publish(&mut self) {
         self.published_at = self.ring.now();
-        if std::env::var("SHOWQ").is_ok() {
-            eprintln!("answer {:?}", self.engine.role.answer_time());
-        }
         let lent = self.ring.buffers_total() - self.ring.buffers_free();
         let counters = &mut self.engine.links.counters;
         counters.buffers_lent = lent as u64;
