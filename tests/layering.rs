@@ -24,8 +24,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Turns a configuration into what every part is made from, so it knows them all.
     ("server", &["base", "ring", "tls", "tickets", "mmtp", "backbone", "relay", "gateway", "worker"]),
     ("client", &["base", "tls", "mmtp"]),
+    // Tries what a process of the configuration would do: a ring, a handshake, a greeting of the ticket server.
+    ("doctor", &["base", "ring", "tls", "tickets", "server"]),
     // The demo's origin speaks HTTP/1.1 with the gateway's codec.
-    ("cli", &["base", "client", "server", "gateway::http1"]),
+    ("cli", &["base", "client", "server", "doctor", "gateway::http1"]),
     ("main", &["cli"]),
 ];
 

@@ -6,6 +6,7 @@
 pub mod call;
 pub mod certs;
 pub mod demo;
+pub mod doctor;
 pub mod keys;
 pub mod serve;
 
@@ -36,6 +37,8 @@ enum Command {
     Certs(certs::Args),
     /// Make and rotate the key files that the nodes of a POP share
     Keys(keys::Args),
+    /// Look at this node: what is right, what is wrong, what to do
+    Doctor(doctor::Args),
     /// Run a POP, a gateway and an origin here, send requests through them, and show what each step took
     Demo(demo::Args),
 }
@@ -49,6 +52,7 @@ pub fn run() -> ExitCode {
         Command::Call(args) => call::run(*args),
         Command::Certs(args) => certs::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }
