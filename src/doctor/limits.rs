@@ -39,7 +39,8 @@ fn whose(facts: &Facts) -> String {
 /// Descriptors that the whole process needs when its workers are full.
 fn descriptors_needed(role: ProcessRole, plan: &Plan) -> u64 {
     let each = match role {
-        ProcessRole::Pop => plan.clients_max + plan.trunks,
+        // Trunks are among the reserved.
+        ProcessRole::Pop => plan.clients_max,
         // Trunks are few; what fills a gateway are connections to upstreams.
         ProcessRole::Gateway => plan.upstream_connections_max,
     };
@@ -58,12 +59,13 @@ fn descriptors(facts: &Facts) -> Option<Finding> {
     let found = format!("{} ({})", limit_text(limit), whose(facts));
     let Some(plan) = &facts.settings.plan else { return Some(Finding::ok(group, name, found)) };
     let needed = descriptors_needed(facts.role, plan);
-    let (workers, clients) = (plan.cores.len(), plan.clients_max);
+    let workers = match plan.cores.len() {
+        1 => "1 worker".to_owned(),
+        workers => format!("{workers} workers"),
+    };
     let what = match facts.role {
-        ProcessRole::Pop => format!("{workers} workers with {clients} clients and {} trunks each", plan.trunks),
-        ProcessRole::Gateway => {
-            format!("{workers} workers with {} upstream connections each", plan.upstream_connections_max)
-        }
+        ProcessRole::Pop => format!("{workers} with {} clients each", plan.clients_max),
+        ProcessRole::Gateway => format!("{workers} with {} upstream connections each", plan.upstream_connections_max),
     };
     let finding = if limit < needed {
         let remedy = format!(
@@ -189,10 +191,10 @@ mod tests {
     fn a_limit_below_what_the_workers_need_is_a_fault_with_the_number_to_set() {
         let mut facts = facts();
         let plan = facts.settings.plan.as_mut().expect("there is one");
-        (plan.cores, plan.clients_max, plan.trunks) = (vec![0, 1], 10_000, 2);
-        facts.process.descriptors = Some((1024, 20_516));
+        (plan.cores, plan.clients_max) = (vec![0, 1], 10_000);
+        facts.process.descriptors = Some((1024, 20_512));
         assert_eq!(descriptors(&facts).expect("known").level, Level::Ok);
-        facts.process.descriptors = Some((1024, 20_515));
+        facts.process.descriptors = Some((1024, 20_511));
         let finding = descriptors(&facts).expect("known");
         assert_eq!(finding.level, Level::Fault);
         assert!(finding.remedy.contains("LimitNOFILE=32768"), "{finding:?}");

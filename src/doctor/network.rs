@@ -28,7 +28,7 @@ pub(super) const DROPS: &[(&str, &str, &str)] = &[
     (
         "TCPTimeWaitOverflow",
         "connections that found no place in TIME_WAIT",
-        "sysctl -w net.ipv4.tcp_max_tw_buckets=262144",
+        "sysctl -w net.ipv4.tcp_max_tw_buckets=1048576",
     ),
     ("TCPAbortOnMemory", "connections reset for want of memory", "raise net.ipv4.tcp_mem, or add memory"),
     ("TCPMemoryPressures", "times that TCP had to save memory", "raise net.ipv4.tcp_mem, or add memory"),

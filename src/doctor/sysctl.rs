@@ -73,10 +73,13 @@ fn parse(text: &str) -> Vec<Recommended> {
     found
 }
 
-/// Up to the first full stop before a capital letter.
+/// Up to the first full stop behind a whole word, so not behind "e.g.".
 fn first_sentence(text: &str) -> String {
-    let ends = text.match_indices(". ").map(|(at, _)| at);
-    let end = ends.into_iter().find(|at| text[at + 2..].starts_with(|char: char| char.is_uppercase()));
+    let is_end = |at: &usize| {
+        let word = text[..*at].rsplit(' ').next().unwrap_or_default();
+        word.len() > 3 || !word.contains('.')
+    };
+    let end = text.match_indices(". ").map(|(at, _)| at).find(is_end);
     text[..end.unwrap_or(text.trim_end_matches('.').len())].to_owned()
 }
 
