@@ -253,7 +253,7 @@ fn a_key_of_another_certificate_is_found() {
         "does not fit the certificate certs/pop.pem",
         "give the key the certificate was issued for",
     )]);
-    said.tells("pop.toml:8: listen[0].key");
+    said.tells("pop.toml:9: listen[0].key");
     said.tells("not looked at");
 }
 
@@ -281,7 +281,11 @@ fn a_gateway_of_another_authority_is_found_from_either_side() {
         let (listen, backbone) = config.split_once("[backbone]").expect("there is one");
         format!("{listen}[backbone]{}", backbone.replace("certs/pop.", "others/pop."))
     });
-    node.doctor().complains(&[("fault", "alert 48, unknown CA", "listen.client_ca of the gateway")]);
+    node.doctor().complains(&[(
+        "fault",
+        "its listen.client_ca does not vouch for it",
+        "listen.client_ca of the gateway",
+    )]);
     node.configure(|config| config + "server_name = \"dc.example\"\n");
     node.doctor().complains(&[("fault", "does not hold the name dc.example", "server_name = \"NAME\"")]);
 }
@@ -376,12 +380,12 @@ fn an_old_kernel_is_found() {
 #[test]
 fn an_address_in_use_is_found() {
     let node = Node::new();
-    let _holder = TcpListener::bind(node.listen).expect("it was free a moment ago");
+    let holder = TcpListener::bind(node.listen).expect("it was free a moment ago");
     let words = format!("address {} is in use, held by", node.listen);
     let remedy = format!("stop process {}", std::process::id());
     node.doctor().complains(&[("fault", &words, &remedy)]);
     // Held by a node of ours, it is right: it runs.
-    drop(_holder);
+    drop(holder);
     node.configure(|config| config.replace(&node.listen.to_string(), &node.gateway_address.to_string()).replacen(
         &format!("[[backbone.gateway]]\nname = \"dc-a\"\naddress = \"{}\"", node.gateway_address),
         &format!("[[backbone.gateway]]\nname = \"dc-a\"\naddress = \"[::ffff:127.0.0.1]:{}\"\nserver_name = \"localhost\"", node.gateway_address.port()),

@@ -144,7 +144,7 @@ fn interrupts(facts: &Facts) -> Option<Finding> {
     let told: Vec<String> =
         by_core.iter().filter(|(_, count)| *count > 0).map(|(core, count)| format!("core {core}: {count}")).collect();
     let found =
-        format!("{} queues; {}", all.len(), if told.is_empty() { "none yet".to_owned() } else { told.join(", ") });
+        format!("{} interrupts; {}", all.len(), if told.is_empty() { "none yet".to_owned() } else { told.join(", ") });
     let busiest = by_core.iter().max_by_key(|(_, count)| *count).copied()?;
     let cores = planned(facts);
     let is_uneven = total >= INTERRUPTS_MIN && busiest.1 > total / 100 * INTERRUPTS_PERCENT_MAX;

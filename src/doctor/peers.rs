@@ -9,6 +9,7 @@ use super::finding::{Finding, Group};
 /// Alerts by which a gateway refuses a POP's certificate (RFC 8446 section 6.2).
 const ALERT_CERTIFICATE_EXPIRED: u8 = 45;
 const ALERT_UNKNOWN_CA: u8 = 48;
+const ALERT_DECRYPT_ERROR: u8 = 51;
 
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = facts.trials.peers.iter().map(|peer| one(peer, facts)).collect();
@@ -105,8 +106,9 @@ fn unshaken(cause: &Unshaken, peer: &Peer) -> (String, String) {
             "its certificate has expired or is not valid yet, by this machine's clock".to_owned(),
             "renew the certificate of the gateway, or set the clock of this machine".to_owned(),
         ),
-        Unshaken::Refused(ALERT_UNKNOWN_CA) => (
-            format!("it refuses our certificate: alert {ALERT_UNKNOWN_CA}, unknown CA"),
+        // The second: it knows a CA of that name, with another key.
+        Unshaken::Refused(alert @ (ALERT_UNKNOWN_CA | ALERT_DECRYPT_ERROR)) => (
+            format!("it refuses our certificate: alert {alert}, its listen.client_ca does not vouch for it"),
             "put the CA that issued backbone.certificate into the file of listen.client_ca of the gateway".to_owned(),
         ),
         Unshaken::Refused(ALERT_CERTIFICATE_EXPIRED) => (
@@ -192,7 +194,8 @@ mod tests {
             (Outcome::NotShaken(Unshaken::UnknownIssuer), "backbone.ca"),
             (Outcome::NotShaken(Unshaken::WrongName), "server_name"),
             (Outcome::NotShaken(Unshaken::OutOfTime), "renew the certificate of the gateway"),
-            (Outcome::NotShaken(Unshaken::Refused(48)), "listen.client_ca"),
+            (Outcome::NotShaken(Unshaken::Refused(48)), "issued backbone.certificate"),
+            (Outcome::NotShaken(Unshaken::Refused(51)), "issued backbone.certificate"),
             (Outcome::NotShaken(Unshaken::Refused(45)), "renew backbone.certificate"),
             (Outcome::NotShaken(Unshaken::Refused(42)), "client authentication"),
             (Outcome::NotShaken(Unshaken::NotGateway("not TLS".to_owned())), "listen.address of a gateway"),

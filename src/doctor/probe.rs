@@ -31,9 +31,9 @@ const NEAR_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most that is read of an answer of the admin address, in bytes.
 const ADMIN_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Alerts about the certificate that was shown (RFC 8446 section 6.2): bad_certificate to unknown_ca, access_denied, and
-/// certificate_required.
-const ALERTS_OF_CERTIFICATES: &[u8] = &[42, 43, 44, 45, 46, 48, 49, 116];
+/// Alerts about the certificate that was shown (RFC 8446 section 6.2): bad_certificate to unknown_ca, access_denied,
+/// decrypt_error (its signature does not verify), and certificate_required.
+const ALERTS_OF_CERTIFICATES: &[u8] = &[42, 43, 44, 45, 46, 48, 49, 51, 116];
 
 /// Makes every trial that the configuration asks for. What turns out to be wrong with the configuration itself is added to
 /// its problems.
@@ -346,7 +346,10 @@ fn shake_hands(
 fn unshaken(error: TlsError) -> Unshaken {
     const NO_APPLICATION_PROTOCOL: u8 = Alert::NoApplicationProtocol.code();
     match error {
-        TlsError::Certificate(CertificateFault::UnknownIssuer) => Unshaken::UnknownIssuer,
+        // A CA that was made anew under its old name: it is found, and its key is another.
+        TlsError::Certificate(CertificateFault::UnknownIssuer | CertificateFault::BadSignature) => {
+            Unshaken::UnknownIssuer
+        }
         TlsError::Certificate(CertificateFault::WrongName) => Unshaken::WrongName,
         TlsError::Certificate(CertificateFault::Expired) => Unshaken::OutOfTime,
         TlsError::PeerAlert(alert) if ALERTS_OF_CERTIFICATES.contains(&alert) => Unshaken::Refused(alert),

@@ -104,11 +104,11 @@ fn serves(found: &str, recommended: &Recommended) -> bool {
 
 /// Whether it is looked at here, on a machine with this memory.
 fn applies(recommended: &Recommended, memory_bytes: Option<u64>) -> bool {
-    let is_too_much = || {
+    if recommended.key == FREE_KEY {
         let bytes = recommended.value.parse::<u64>().unwrap_or(0).saturating_mul(1024);
-        memory_bytes.is_some_and(|memory| bytes > memory / 20)
-    };
-    !TOLD_ELSEWHERE.contains(&recommended.key.as_str()) && !(recommended.key == FREE_KEY && is_too_much())
+        return memory_bytes.is_none_or(|memory| bytes <= memory / 20);
+    }
+    !TOLD_ELSEWHERE.contains(&recommended.key.as_str())
 }
 
 /// One finding per value that differs, and one for those that do not.
