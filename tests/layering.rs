@@ -24,12 +24,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Turns a configuration into what every part is made from, so it knows them all.
     ("server", &["base", "ring", "tls", "tickets", "mmtp", "backbone", "relay", "gateway", "worker"]),
     ("client", &["base", "tls", "mmtp"]),
+<<<<<<< HEAD
     // A loop of its own over the parts of the engine; addresses are read by the client's grammar, answers of HTTP by the
     // gateway's codec.
     ("load", &["base", "ring", "tls", "mmtp", "gateway::http1", "client::Url", "client::UrlError", "client::Endpoint"]),
     // The demo's origin speaks HTTP/1.1 with the gateway's codec.
     // `load` is handed settings of TLS, which are made from its flags.
     ("cli", &["base", "client", "load", "server", "tls", "gateway::http1"]),
+=======
+    // Tries what a process of the configuration would do: a ring, a handshake, a greeting of the ticket server.
+    ("doctor", &["base", "ring", "tls", "tickets", "server"]),
+    // The demo's origin speaks HTTP/1.1 with the gateway's codec.
+    ("cli", &["base", "client", "server", "doctor", "gateway::http1"]),
+>>>>>>> doctor
     ("main", &["cli"]),
 ];
 

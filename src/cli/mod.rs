@@ -6,6 +6,7 @@
 pub mod call;
 pub mod certs;
 pub mod demo;
+pub mod doctor;
 pub mod keys;
 pub mod load;
 pub mod serve;
@@ -39,6 +40,8 @@ enum Command {
     Certs(certs::Args),
     /// Make and rotate the key files that the nodes of a POP share
     Keys(keys::Args),
+    /// Look at this node: what is right, what is wrong, what to do
+    Doctor(doctor::Args),
     /// Run a POP, a gateway and an origin here, send requests through them, and show what each step took
     Demo(demo::Args),
 }
@@ -53,6 +56,7 @@ pub fn run() -> ExitCode {
         Command::Load(args) => load::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

@@ -14,7 +14,7 @@ mod uring;
 pub use op::{Completion, Errno, Fd, Kind, Outcome, Token};
 pub use setup::{RingError, RingSettings};
 pub use sockets::{BindError, FastOpen, Listener, ListenerSettings, listen};
-pub use sys::Waker;
+pub use sys::{ClockState, Waker, clock_state};
 pub use uring::{Lease, Uring};
 
 use std::net::SocketAddr;

@@ -302,6 +302,32 @@ pub(super) fn thread_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// How the kernel keeps the system's clock (adjtimex(2)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClockState {
+    /// Whether something keeps it to the time of others.
+    pub is_synchronised: bool,
+    /// How far it may be off, at most.
+    pub error_max: Duration,
+}
+
+/// Asks how the kernel keeps the system's clock. Changes nothing.
+///
+/// # Errors
+/// Those of adjtimex(2): a sandbox may refuse it.
+pub fn clock_state() -> io::Result<ClockState> {
+    // SAFETY: all zeros is a value of this struct of integers.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: `state` is a writable timex. With `modes` of zero the call only reads the clock's state into it.
+    if unsafe { libc::adjtimex(&raw mut state) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ClockState {
+        is_synchronised: state.status & libc::STA_UNSYNC == 0,
+        error_max: Duration::from_micros(u64::try_from(state.maxerror).unwrap_or(0)),
+    })
+}
+
 fn build(settings: &RingSettings) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder

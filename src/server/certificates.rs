@@ -17,7 +17,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use super::problems::{Place, Problems};
+use super::problems::{Place, Problem, Problems};
 use super::section::Located;
 use super::staple::{Staple, Unusable};
 
@@ -180,9 +180,28 @@ impl Identity {
 
 /// When a certificate expires.
 fn expiry(der: &[u8]) -> Option<SystemTime> {
-    let (_, parsed) = X509Certificate::from_der(der).ok()?;
-    Some(parsed.validity().not_after.to_datetime().into())
+    validity(der).map(|(_, not_after)| not_after)
 }
+
+/// From when until when a certificate in DER is valid; None when it is none.
+#[must_use]
+pub fn validity(der: &[u8]) -> Option<(SystemTime, SystemTime)> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    let validity = parsed.validity();
+    Some((validity.not_before.to_datetime().into(), validity.not_after.to_datetime().into()))
+}
+
+/// Whether a problem is that a certificate is out of its time: for whoever judges the dates himself.
+#[must_use]
+pub fn tells_validity(problem: &Problem) -> bool {
+    problem.what.contains(EXPIRED) || problem.what.contains(NOT_YET)
+}
+
+/// How a certificate whose time is over is told of.
+const EXPIRED: &str = "has expired on";
+
+/// How one whose time has not begun is.
+const NOT_YET: &str = "is not valid before";
 
 impl Authorities {
     /// Reads the certificates of authorities. Notes every mistake; None when there is one.
@@ -304,10 +323,10 @@ fn check_validity(
     let (from, until) = (validity.not_before.to_datetime(), validity.not_after.to_datetime());
     let name = format!("certificate {} of {}", index + 1, file.value.display());
     if until < now {
-        let what = format!("{name} has expired on {}", until.date());
+        let what = format!("{name} {EXPIRED} {}", until.date());
         problems.warning(&file.place, what, "renew it: peers will refuse it");
     } else if from > now {
-        let what = format!("{name} is not valid before {}", from.date());
+        let what = format!("{name} {NOT_YET} {}", from.date());
         problems.warning(&file.place, what, "check the clock of this machine, or issue it again");
     }
 }
@@ -615,7 +634,10 @@ mod tests {
             let issued = ca.issue("x", &[], Usage::Server).expect("a certificate");
             let (loaded, text) = messages(&issued.chain_pem, &issued.key_pem);
             assert!(loaded && text.contains(words) && text.starts_with("warning"), "{text}");
+            let (from, until) = validity(&issued.chain[0]).expect("it is a certificate");
+            assert!(until < now || from > now);
         }
+        assert_eq!(validity(b"none"), None);
     }
 
     #[test]

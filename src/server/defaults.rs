@@ -15,7 +15,7 @@ use super::config::{
 use crate::ring::RingSettings;
 
 /// Descriptors a process needs besides connections: rings, listeners, trunks, files, the admin address.
-const DESCRIPTORS_RESERVED: u64 = 512;
+pub const DESCRIPTORS_RESERVED: u64 = 512;
 
 /// Accepted connections per worker when nothing is said and descriptors allow it: about 256 MiB of idle connections.
 pub(super) const CLIENTS_DEFAULT_MAX: u64 = 65_536;

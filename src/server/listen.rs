@@ -65,8 +65,30 @@ fn fast_open_remedy(binds: &[Bind], allowed: Option<u32>) -> Option<String> {
     })
 }
 
-/// With SO_REUSEADDR, connections of an earlier process that linger in TIME_WAIT do not count as holders.
-fn listen_alone(address: SocketAddr) -> io::Result<()> {
+/// Lets two sockets listen on one port of this machine, as the workers of a process do.
+///
+/// # Errors
+/// Those of socket(2), setsockopt(2), bind(2) and listen(2): the first that was refused.
+pub fn share_port() -> io::Result<()> {
+    let listen = |address: SocketAddr| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1)?;
+        Ok(socket)
+    };
+    let first: io::Result<Socket> = listen(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let first = first?;
+    let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    listen(address).map(drop)
+}
+
+/// Listens on an address for a moment, not shared with anybody. With SO_REUSEADDR, connections of an earlier process that
+/// linger in TIME_WAIT do not count as holders.
+///
+/// # Errors
+/// Those of socket(2), bind(2) and listen(2); `AddrInUse` when somebody listens there, by SO_REUSEPORT or without it.
+pub fn listen_alone(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -133,6 +155,11 @@ mod tests {
         assert_eq!(fast_open_remedy(&[without], Some(1)), None);
         assert_eq!(fast_open_remedy(std::slice::from_ref(&with), Some(3)), None);
         assert_eq!(fast_open_remedy(&[with], None), None);
+    }
+
+    #[test]
+    fn a_port_can_be_shared() {
+        share_port().expect("every Linux since 3.9 lets sockets of one user share a port");
     }
 
     #[test]

@@ -265,19 +265,7 @@ fn mistakes_are_told_together_with_file_key_and_remedy() {
 }
 
 /// Starts a command in which io_uring_setup(2) fails with EPERM, as under the seccomp profile of a container.
-const WITHOUT_IO_URING: &str = r#"
-import ctypes, os, struct, sys
-libc = ctypes.CDLL(None, use_errno=True)
-setup = 425
-load, equal, give = 0x20, 0x15, 0x06
-filters = b"".join(struct.pack("HBBI", *each) for each in [
-    (load, 0, 0, 0), (equal, 0, 1, setup), (give, 0, 0, 0x00050001), (give, 0, 0, 0x7fff0000)])
-code = ctypes.create_string_buffer(filters)
-program = struct.pack("HxxxxxxP", 4, ctypes.addressof(code))
-if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program, 0, 0):
-    sys.exit(77)
-os.execv(sys.argv[1], sys.argv[1:])
-"#;
+const WITHOUT_IO_URING: &str = include_str!("../support/without_io_uring.py");
 
 #[test]
 fn a_kernel_that_refuses_io_uring_is_explained() {

@@ -76,7 +76,15 @@ impl GatewayConfig {
     /// # Errors
     /// All mistakes at once.
     pub fn load(file: &Path) -> Result<(GatewayConfig, Vec<Problem>), Problems> {
-        reader::load(file, |reader, root| reader.gateway(root))
+        GatewayConfig::load_at(file, &Surroundings::here())
+    }
+
+    /// Like [`GatewayConfig::load`] in other surroundings than those of this process.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn load_at(file: &Path, here: &Surroundings) -> Result<(GatewayConfig, Vec<Problem>), Problems> {
+        reader::load(file, here, |reader, root| reader.gateway(root))
     }
 
     /// Like [`GatewayConfig::load`] for a text that is already here. Paths in it are relative to the directory of

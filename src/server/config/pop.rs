@@ -147,7 +147,15 @@ impl PopConfig {
     /// # Errors
     /// All mistakes at once.
     pub fn load(file: &Path) -> Result<(PopConfig, Vec<Problem>), Problems> {
-        reader::load(file, |reader, root| reader.pop(root))
+        PopConfig::load_at(file, &Surroundings::here())
+    }
+
+    /// Like [`PopConfig::load`] in other surroundings than those of this process.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn load_at(file: &Path, here: &Surroundings) -> Result<(PopConfig, Vec<Problem>), Problems> {
+        reader::load(file, here, |reader, root| reader.pop(root))
     }
 
     /// Like [`PopConfig::load`] for a text that is already here. Paths in it are relative to the directory of `file`.

@@ -22,8 +22,8 @@ const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 ///
 /// # Errors
 /// All mistakes at once.
-pub(super) fn load<T>(file: &Path, read: Read<T>) -> Result<(T, Vec<Problem>), Problems> {
-    parse(&read_config(file)?, file, &Surroundings::here(), read)
+pub(super) fn load<T>(file: &Path, here: &Surroundings, read: Read<T>) -> Result<(T, Vec<Problem>), Problems> {
+    parse(&read_config(file)?, file, here, read)
 }
 
 /// Like [`load`] for a text that is already here.
