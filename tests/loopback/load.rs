@@ -134,7 +134,7 @@ fn new_connections_are_of_the_kind_asked_for() {
     let url = server.url("https", "/small");
     let mut before = 0;
     // The first connection of each seat fetches a ticket: nginx sees it, the report does not count it.
-    for (kind, mark, uncounted) in [("full", ".-", 0), ("resumed", "r-", 3), ("early", "r1", 3)] {
+    for (kind, uncounted) in [("full", 0), ("resumed", 3), ("early", 3)] {
         let args = [&url[..], "--ca", server.ca(), "--handshake", kind, "--connections", "3", "--duration", "400ms"];
         let loaded = load(&[&args[..], &["--per-connection", "2"]].concat()).good();
         let (requests, opened) = (loaded.count("/requests"), loaded.count("/connections_opened"));
@@ -145,9 +145,14 @@ fn new_connections_are_of_the_kind_asked_for() {
         let seen = server.seen(before + requests + uncounted);
         let since = &seen[before..];
         assert_eq!(since.len(), requests + uncounted);
-        let marked = since.iter().filter(|line| line.ends_with(&format!(" {mark}"))).count();
-        // Of two requests on a connection, the first went early.
-        assert_eq!(marked, if kind == "early" { requests / 2 } else { requests }, "{since:?}");
+        let marked = |mark: &str| since.iter().filter(|line| line.contains(mark)).count();
+        match kind {
+            "full" => assert_eq!(marked(" .-"), requests),
+            "resumed" => assert_eq!(marked(" r-"), requests),
+            // nginx says so of requests that it answered before the handshake was complete: of two on a connection, the
+            // first, unless the rest of the handshake was there as well.
+            _ => assert!(marked(" r") == requests && (1..=requests / 2).contains(&marked(" r1")), "{since:?}"),
+        }
         before = seen.len();
     }
 }
@@ -215,7 +220,7 @@ fn bodies_are_sent_whole() {
     let site = Site::start(origin.address());
     let (ca, size) = (site.ca(), BODY_BYTES.to_string());
     let ca = ["--ca", ca.to_str().expect("ASCII")];
-    let args = ["--connections", "2", "--size", &size, "--duration", "300ms"];
+    let args = ["--connections", "2", "--size", &size, "--duration", "1s"];
     for (url, trust) in
         [(format!("http://{}/x", origin.address()), &[][..]), (site.https("/x"), &ca), (site.url("pay/x"), &ca)]
     {
