@@ -88,7 +88,7 @@ pub(super) struct Engine {
     seats: Vec<Seat>,
     pub(super) timers: Timers<Wake>,
     schedule: Option<Schedule>,
-    /// No start is meant to be after this.
+    /// Every start is meant to be before this.
     pub(super) end: Time,
     /// Seats whose connection is to be opened when fewer than [`OPENING_MAX`] are being set up.
     to_open: VecDeque<u32>,
@@ -211,7 +211,7 @@ impl Engine {
 
     /// Whether nothing is left that finishing (or waking) waits for.
     pub(super) fn is_finished(&self) -> bool {
-        let is_begun = self.schedule.as_ref().is_none_or(|schedule| schedule.backlog(self.end) == 0);
+        let is_begun = self.schedule.as_ref().is_none_or(|schedule| schedule.backlog(before(self.end)) == 0);
         let is_idle = match self.plan.mode {
             Mode::Stay => true,
             Mode::Hold => self.to_wake.is_empty(),
@@ -223,7 +223,7 @@ impl Engine {
     /// Counts what is not over, and says goodbye to everybody.
     pub(super) fn close(&mut self) {
         self.stage = Stage::Closing;
-        let not_begun = self.schedule.as_ref().map_or(0, |schedule| schedule.backlog(self.end));
+        let not_begun = self.schedule.as_ref().map_or(0, |schedule| schedule.backlog(before(self.end)));
         let is_visit = matches!(self.plan.mode, Mode::Visit { .. });
         let is_silent = |link: &Link| is_visit && link.is_counted && link.speech.under_way() == 0;
         let on_their_way = self.links.iter().filter(|(_, link)| link.phase.is_setup() && is_silent(link)).count();
@@ -267,7 +267,7 @@ impl Engine {
         self.ask_again();
         self.begin_requests(&clock);
         if let Some(schedule) = &mut self.schedule {
-            let dropped = schedule.shed(self.now.min(self.end));
+            let dropped = schedule.shed(self.now.min(before(self.end)));
             self.tally.fault(Fault::BacklogFull, dropped, || None);
         }
     }
@@ -317,7 +317,7 @@ impl Engine {
         let Some(schedule) = &mut self.schedule else {
             return (self.stage == Stage::Running).then_some(now);
         };
-        let at = schedule.take(now.min(self.end))?;
+        let at = schedule.take(now.min(before(self.end)))?;
         self.tally.late_starts += u64::from(now.since(at) > LATE_AFTER);
         Some(at)
     }
@@ -332,7 +332,7 @@ impl Engine {
         let schedule = self.schedule.as_ref()?;
         let is_free = !self.free_links.is_empty() || !self.free_seats.is_empty();
         let next = schedule.next();
-        (is_free && next <= self.end && self.stage == Stage::Running).then_some(next)
+        (is_free && next < self.end && self.stage == Stage::Running).then_some(next)
     }
 
     /// Begins a request on a link. False when the link cannot take it now: it waits with the seat.
@@ -894,6 +894,11 @@ impl Engine {
             Phase::Retiring => self.kill(key),
         }
     }
+}
+
+/// The last moment before another.
+fn before(at: Time) -> Time {
+    Time::from_nanos(at.as_nanos().saturating_sub(1))
 }
 
 /// Puts a link on the list of those that may have something to send.

@@ -38,7 +38,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,8 @@ pub enum LoadError {
     Pin(usize),
     /// No thread is to be had.
     Thread(std::io::Error),
+    /// Another worker could not be started.
+    Abandoned,
     /// A worker panicked: a bug.
     Panicked,
 }
@@ -74,6 +76,7 @@ impl fmt::Display for LoadError {
             LoadError::Ring(error) => error.fmt(out),
             LoadError::Pin(core) => write!(out, "--cores: a worker cannot be kept on core {core}"),
             LoadError::Thread(error) => write!(out, "no thread is to be had: {error}"),
+            LoadError::Abandoned => out.write_str("another worker could not be started"),
             LoadError::Panicked => out.write_str("a worker panicked, which is a bug; its message is above"),
         }
     }
@@ -106,25 +109,27 @@ pub struct Standing {
 pub fn run(plan: Arc<Plan>, stop: &AtomicBool, watch: impl FnMut(Standing)) -> Result<Report, LoadError> {
     let workers = plan.workers();
     let origin = Instant::now();
-    let barrier = Barrier::new(workers);
     let progress: Vec<Progress> = (0..workers).map(|_| Progress::default()).collect();
     let tallies = thread::scope(|scope| {
+        let (ready, readies) = mpsc::channel();
         let mut threads = Vec::new();
         for (worker, progress) in progress.iter().enumerate() {
-            let (plan, barrier) = (plan.clone(), &barrier);
-            let work = move || work(plan, worker, origin, barrier, progress, stop);
+            let (start, started) = mpsc::channel();
+            let (plan, ready) = (plan.clone(), Ready(ready.clone()));
+            let work = move || work(plan, worker, origin, ready, &started, progress, stop);
             let thread = thread::Builder::new().name(format!("load-{worker}")).spawn_scoped(scope, work);
-            match thread {
-                Ok(thread) => threads.push(thread),
-                // The others wait at the barrier for ever: there is nothing to be saved.
-                Err(error) if threads.is_empty() => return Err(LoadError::Thread(error)),
-                Err(error) => panic!("no thread for worker {worker}: {error}"),
-            }
+            // On an error, those that were spawned find that nobody will tell them to start, and end.
+            threads.push((thread.map_err(LoadError::Thread)?, start));
         }
-        watch_over(&progress, origin, || threads.iter().all(thread::ScopedJoinHandle::is_finished), watch);
-        let join = |thread: thread::ScopedJoinHandle<'_, Result<Tally, LoadError>>| {
-            thread.join().unwrap_or(Err(LoadError::Panicked))
-        };
+        for _ in &threads {
+            let _ = readies.recv(); // each tells once, even if it fails
+        }
+        let now = Time::from_nanos(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        for (_, start) in &threads {
+            let _ = start.send(now); // one that failed to prepare has gone
+        }
+        watch_over(&progress, origin, || threads.iter().all(|(thread, _)| thread.is_finished()), watch);
+        let join = |(thread, _): (Worker<'_>, mpsc::Sender<Time>)| thread.join().unwrap_or(Err(LoadError::Panicked));
         threads.into_iter().map(join).collect::<Result<Vec<Tally>, LoadError>>()
     })?;
     let mut whole = Tally::default();
@@ -132,19 +137,30 @@ pub fn run(plan: Arc<Plan>, stop: &AtomicBool, watch: impl FnMut(Standing)) -> R
     Ok(Report { asked: plan.asked(), tally: whole })
 }
 
+type Worker<'s> = thread::ScopedJoinHandle<'s, Result<Tally, LoadError>>;
+
+/// Tells, when it is dropped, that a worker is prepared or will never be.
+struct Ready(mpsc::Sender<()>);
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
 fn work(
     plan: Arc<Plan>,
     worker: usize,
     origin: Instant,
-    barrier: &Barrier,
+    ready: Ready,
+    started: &mpsc::Receiver<Time>,
     progress: &Progress,
     stop: &AtomicBool,
 ) -> Result<Tally, LoadError> {
-    let prepared = prepare(plan, worker, origin, progress, stop);
-    // Also by those who failed: the others wait for them.
-    barrier.wait();
-    let driver = prepared?;
-    let now = Time::from_nanos(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    let driver = prepare(plan, worker, origin, progress, stop)?;
+    drop(ready);
+    // All begin at one time, so that their parts of a schedule fit together.
+    let now = started.recv().map_err(|_| LoadError::Abandoned)?;
     driver.run(worker, now).map_err(LoadError::Ring)
 }
 

@@ -396,3 +396,185 @@ fn close(slot: &mut Slot, tag: u32, free: &mut Vec<u32>, reset: Option<(Fault, R
     };
     heard.answers.push(Answer { asked: slot.asked, result, receipt: reset.map(|(_, receipt)| receipt) });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::mix::Mix;
+    use super::super::target::Target;
+    use super::*;
+    use crate::mmtp::{Connection, HeaderFlags, HeaderWriter, Known, Settings};
+
+    const NOW: Time = Time::from_nanos(7);
+
+    fn recipe(url: &str, method: &str, body_bytes: usize) -> Recipe {
+        let target = Target::parse(url).expect("valid");
+        Recipe::new(&target, method, body_bytes, &Mix::default(), false).expect("valid")
+    }
+
+    fn asked(nanos: u64) -> Asked {
+        Asked { at: Time::from_nanos(nanos), priority: 3 }
+    }
+
+    /// What comes of an answer that arrives in pieces of so many bytes, to so many requests of HTTP.
+    fn http(method: &str, requests: u64, answer: &[u8], piece_bytes: usize) -> (Vec<Answer>, Result<Prospect, Fault>) {
+        let recipe = recipe("http://a/", method, 0);
+        let (mut lane, mut heard) = (Lane::plain(), Heard::default());
+        let mut speech = Speech::new(&recipe, &settings(0), NOW, &mut lane);
+        assert!((0..requests).all(|at| speech.ask(&recipe, asked(at), &mut lane)));
+        let mut result = Ok(Prospect::Open);
+        for piece in answer.chunks(piece_bytes) {
+            result = speech.receive(NOW, piece, &recipe, &mut lane, &mut heard);
+            if result.is_err() {
+                break;
+            }
+        }
+        (heard.answers, result)
+    }
+
+    #[test]
+    fn answers_of_http_end_where_they_say_however_they_are_cut() {
+        let lengths = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        let chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let empty = b"HTTP/1.1 204 No Content\r\n\r\n";
+        let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
+        let all = [&lengths[..], chunks, empty, interim].concat();
+        for piece_bytes in [1, 2, 7, 40, all.len()] {
+            let (answers, result) = http("GET", 4, &all, piece_bytes);
+            assert_eq!(result, Ok(Prospect::Open), "pieces of {piece_bytes}");
+            let results: Vec<_> = answers.iter().map(|answer| answer.result).collect();
+            assert_eq!(results, [Ok(()), Ok(()), Ok(()), Err(Fault::Status(503))]);
+            assert!((0..).zip(&answers).all(|(at, answer)| answer.asked == asked(at)));
+        }
+        let (answers, result) = http("HEAD", 1, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", 100);
+        assert_eq!((answers.len(), result), (1, Ok(Prospect::Open)));
+    }
+
+    #[test]
+    fn what_is_no_answer_of_http_is_a_fault() {
+        for (requests, answer, what) in [
+            (1, &b"SSH-2.0-x\r\n"[..], "answer is not HTTP/1"),
+            (1, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nx", "bytes behind the response"),
+            (0, b"HTTP/1.1 200 OK\r\n", "bytes behind the response"),
+            (1, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", "malformed chunk size"),
+            (1, b"HTTP/1.1 101 Switching\r\n\r\n", "status 101 was not asked for"),
+        ] {
+            assert_eq!(http("GET", requests, answer, 1000).1, Err(Fault::Http(what)));
+        }
+    }
+
+    #[test]
+    fn a_server_that_says_close_leaves_the_rest_to_be_asked_again() {
+        let recipe = recipe("http://a/", "GET", 0);
+        let (mut lane, mut heard) = (Lane::plain(), Heard::default());
+        let mut speech = Speech::new(&recipe, &settings(0), NOW, &mut lane);
+        assert!((0..3).all(|at| speech.ask(&recipe, asked(at), &mut lane)));
+        let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx";
+        assert_eq!(speech.receive(NOW, answer, &recipe, &mut lane, &mut heard), Ok(Prospect::Leaving));
+        assert_eq!((heard.answers.len(), speech.take_unread()), (1, VecDeque::from([asked(1), asked(2)])));
+        assert!(!speech.ask(&recipe, asked(9), &mut lane));
+        assert_eq!(speech.under_way(), 0);
+    }
+
+    #[test]
+    fn an_answer_may_last_until_the_server_closes() {
+        let recipe = recipe("http://a/", "GET", 0);
+        let (mut lane, mut heard) = (Lane::plain(), Heard::default());
+        let mut speech = Speech::new(&recipe, &settings(0), NOW, &mut lane);
+        assert!(speech.ask(&recipe, asked(1), &mut lane));
+        let answer = b"HTTP/1.1 200 OK\r\n\r\nall of this";
+        assert_eq!(speech.receive(NOW, answer, &recipe, &mut lane, &mut heard), Ok(Prospect::Open));
+        assert!(heard.answers.is_empty() && heard.has_begun);
+        speech.ended(&mut heard);
+        assert_eq!(heard.answers.iter().map(|answer| answer.result).collect::<Vec<_>>(), [Ok(())]);
+    }
+
+    /// A server of MMTP that answers every request with this status, or resets it without one.
+    fn serve(server: &mut Connection, mut input: &[u8], status: Option<u64>, out: &mut Vec<u8>) -> usize {
+        let mut asked = Vec::new();
+        let mut body_bytes = 0;
+        while let Some(event) = server.receive(NOW, &mut input).expect("a right client") {
+            match event {
+                Event::Headers { stream, flags, .. } if flags.end() => asked.push(stream),
+                Event::Data { stream, bytes, end, .. } => {
+                    body_bytes += bytes.len();
+                    asked.extend(end.then_some(stream));
+                    let count = bytes.len();
+                    server.consumed(NOW, stream, count, out);
+                }
+                _ => {}
+            }
+        }
+        for stream in asked {
+            let Some(status) = status else {
+                let reset = Reset { code: Code::OVERLOADED, receipt: Receipt::Refused, wait_ms: 0 };
+                server.reset(stream, reset, out);
+                continue;
+            };
+            let mut block = Vec::new();
+            HeaderWriter::new(&mut block).number(Known::Status, status).expect("a status");
+            server.send_headers(stream, &block, HeaderFlags::NONE, out).expect("it is open");
+            server.send_data(stream, b"answer", true, out).expect("it is open");
+        }
+        server.drain(out, |_, _, _| ());
+        body_bytes
+    }
+
+    #[test]
+    fn requests_of_mmtp_wait_for_room_and_bodies_for_credit() {
+        const BODY_BYTES: usize = 200_000;
+        let recipe = recipe("mmtp://a/pay", "POST", BODY_BYTES);
+        let (mut lane, mut heard) = (Lane::plain(), Heard::default());
+        let mut client = Speech::new(&recipe, &settings(0), NOW, &mut lane);
+        let mut server = Connection::new(&Settings::new(Side::Acceptor, Agent::Pop), NOW);
+        let mut to_client = Vec::new();
+        server.start(&mut to_client);
+        // MMTP 2.3: eight streams until the server has spoken.
+        let taken = (0..12).filter(|at| client.ask(&recipe, asked(*at), &mut lane)).count();
+        assert_eq!((taken, client.under_way()), (8, 8));
+        let mut received_bytes = 0;
+        for _ in 0..10_000 {
+            let to_server = lane.take().unwrap_or_default();
+            received_bytes += serve(&mut server, &to_server, Some(200), &mut to_client);
+            lane.sent(to_server, usize::MAX);
+            let bytes = std::mem::take(&mut to_client);
+            client.receive(NOW, &bytes, &recipe, &mut lane, &mut heard).expect("a right server");
+            client.drain(&recipe, &mut lane);
+        }
+        assert_eq!(received_bytes, 8 * BODY_BYTES);
+        assert_eq!((heard.answers.len(), heard.has_room, client.under_way()), (8, true, 0));
+        assert!(heard.answers.iter().all(|answer| answer.result.is_ok()));
+        assert!(client.ask(&recipe, asked(9), &mut lane));
+    }
+
+    #[test]
+    fn a_reset_is_told_with_its_receipt_and_a_bad_status_as_such() {
+        let recipe = recipe("mmtp://a/pay", "GET", 0);
+        for (status, result, receipt) in [
+            (None, Err(Fault::Stream(Code::OVERLOADED.0)), Some(Receipt::Refused)),
+            (Some(404), Err(Fault::Status(404)), None),
+            (Some(302), Ok(()), None),
+        ] {
+            let (mut lane, mut heard) = (Lane::plain(), Heard::default());
+            let mut client = Speech::new(&recipe, &settings(0), NOW, &mut lane);
+            let mut server = Connection::new(&Settings::new(Side::Acceptor, Agent::Pop), NOW);
+            let mut to_client = Vec::new();
+            server.start(&mut to_client);
+            assert!(client.ask(&recipe, asked(1), &mut lane));
+            serve(&mut server, &lane.take().expect("a request"), status, &mut to_client);
+            client.receive(NOW, &to_client, &recipe, &mut lane, &mut heard).expect("a right server");
+            assert_eq!(heard.answers, [Answer { asked: asked(1), result, receipt }]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_mmtp_ends_the_connection_with_its_reason() {
+        let recipe = recipe("mmtp://a/pay", "GET", 0);
+        let (mut lane, mut heard) = (Lane::plain(), Heard::default());
+        let mut client = Speech::new(&recipe, &settings(0), NOW, &mut lane);
+        drop(lane.take());
+        lane.send_failed();
+        let result = client.receive(NOW, b"HTTP/1.1 400 Bad\r\n\r\n", &recipe, &mut lane, &mut heard);
+        assert!(matches!(result, Err(Fault::Mmtp(_))), "{result:?}");
+        assert!(lane.has_pending(), "GOAWAY says why");
+    }
+}

@@ -14,6 +14,7 @@ mod fast_open;
 mod harness;
 mod identities;
 mod leaks;
+mod load;
 mod origin;
 mod peers;
 mod process;
