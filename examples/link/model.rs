@@ -1,7 +1,7 @@
 //! The link itself: packets in with a time, packets out with a time. Owns every packet between its two ends and what is
 //! decided about it; knows no clock, no device and no entropy but its seed.
 //! Invariants: the fate of the n-th packet of a direction follows from seed and n where it is a matter of chance; unless
-//! reordering is asked for, packets of a direction leave in the order they came, and never faster than its rate.
+//! reordering is asked for, packets of a direction and phase leave in the order they came, and never faster than its rate.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -253,9 +253,10 @@ impl Lane {
         let draws = self.draw();
         let is_lost = self.is_lost(course.loss, &draws);
         if phase_number != self.phase_number {
-            // Another path: it knows nothing of the queue of the one before.
+            // Another path: it knows nothing of the queue of the one before, and may be faster than what that still carries.
             self.phase_number = phase_number;
             self.sender_free_at = now;
+            self.due_last = now;
         }
         let fate = self.decide(now, course, &draws, is_lost, packet.len());
         self.counts.offered += 1;
