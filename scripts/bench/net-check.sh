@@ -21,13 +21,32 @@ emulator=${LINK:-$root/target/release/examples/link}
 [ -x "$emulator" ] || emulator=$root/target/debug/examples/link
 
 trap '"$here/net.sh" down' EXIT
+
+# One profile, from up to down. Exit 1: it differs; 3: the machine was too busy for the figures to mean anything.
+check() { # profile
+    local variables file status=0
+    variables=$("$here/net.sh" up "$1" --seed "${NET_SEED:-1}") || return 2
+    file=$(sed --quiet 's/^NET_PROFILE_FILE=//p' <<< "$variables")
+    "$emulator" describe --profile "$file" \
+        | python3 "$here/net_check.py" "$here/net.sh" "$1" "${NET_CHECK_SECONDS:-24}" || status=$?
+    "$here/net.sh" down
+    return "$status"
+}
+
 differs=0
 printf '| profile | stretch | what | asked | seen | within | ok |\n|---|---|---|---|---|---|---|\n'
 for profile in "${profiles[@]}"; do
-    variables=$("$here/net.sh" up "$profile" --seed "${NET_SEED:-1}")
-    file=$(sed --quiet 's/^NET_PROFILE_FILE=//p' <<< "$variables")
-    "$emulator" describe --profile "$file" \
-        | python3 "$here/net_check.py" "$here/net.sh" "$profile" "${NET_CHECK_SECONDS:-24}" || { [ $? -eq 1 ] && differs=1 || exit 2; }
-    "$here/net.sh" down
+    for attempt in 1 2 3; do
+        status=0
+        rows=$(check "$profile") || status=$?
+        [ "$status" -eq 3 ] || break
+        echo "$profile: attempt $attempt of 3 does not count" >&2
+    done
+    printf '%s\n' "$rows"
+    case $status in
+        0) ;;
+        1 | 3) differs=1 ;;
+        *) exit 2 ;;
+    esac
 done
 exit "$differs"

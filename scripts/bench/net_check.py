@@ -4,7 +4,8 @@
 Run by net-check.sh: net_check.py NET_SH PROFILE SECONDS_OF_PING. Prints rows of a table; exit 1 when one is out of bounds.
 
 Bounds are four standard deviations of what chance allows for the number of samples, plus what a machine may add: 1 ms of time,
-1 % of throughput. No rows are judged by how they come out, so an honest emulator fails about once in 15 000 rows.
+1 % of throughput: an honest emulator fails about once in 15 000 rows. Exit 3: the machine held up the emulator for longer than
+HELD_UP_MS, so that nothing follows from the figures.
 """
 
 import json
@@ -27,6 +28,7 @@ FLOW_EXCESS = 1.5
 DEVIATIONS = 4
 MACHINE_MS = 1.0
 TCP_MBIT_MIN = 200
+HELD_UP_MS = 50
 # Stretch: the ends with their addresses, the client's first.
 STRETCHES = {
     "phone_pop": (("phone", "10.77.1.1"), ("pop", "10.77.1.2")),
@@ -254,20 +256,31 @@ def is_nothing(stretch):
     return all(course["rate_bits_per_s"] is None and course["delay_ns"] == 0 for course in courses)
 
 
+def check_machine(what):
+    """Whether packets left when they were due, as the emulator itself counts it."""
+    for link in json.loads(net("stats"))["links"]:
+        late = link["late"]
+        if link["to_origin"]["offered"]:
+            print(f"{PROFILE} {link['name']}, {what}: packets left {late['mean_micros']:.0f} us late on average, "
+                  f"{late['max_micros']:.0f} at worst, {late['above_1ms']} more than 1 ms", file=sys.stderr)
+        if late["max_micros"] > HELD_UP_MS * 1000:
+            print(f"{PROFILE}: the emulator was held up for {late['max_micros'] / 1000:.0f} ms", file=sys.stderr)
+            sys.exit(3)
+
+
 def main():
     net("begin")
     began = json.loads(net("stats"))["began_unix_micros"] / 1e6
     pings = {stretch: start_ping(stretch) for stretch in STRETCHES}
     for stretch, process in pings.items():
         check_ping(stretch, *read_ping(process), began)
-    late = json.loads(net("stats"))["links"]
+    check_machine("ping")
     for stretch in STRETCHES:
         check_flows(stretch)
         if is_nothing(stretch):
+            net("begin")
             check_tcp(stretch)
-    for link in late:
-        print(f"{PROFILE} {link['name']}: packets of ping left {link['late']['mean_micros']:.0f} us late on average, "
-              f"{link['late']['max_micros']:.0f} at worst, {link['late']['above_1ms']} more than 1 ms", file=sys.stderr)
+        check_machine("flows")
     sys.exit(failures > 0)
 
 
