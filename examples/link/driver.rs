@@ -24,6 +24,9 @@ const PACKETS_PER_TURN: usize = 32;
 /// Longest packet read: above the MTU of 1500, so that one that is too long is noticed and not cut.
 const READ_BYTES_MAX: usize = 9216;
 
+/// The timer rings at least as often: a machine that holds this process up is noticed also while no packet is due.
+const TICK_NS: u64 = 20 * NANOS_PER_MS;
+
 const TIMER_KEY: u64 = 1 << 32;
 const COMMAND_KEY: u64 = 2 << 32;
 
@@ -93,6 +96,8 @@ pub struct Summary {
     pub began_unix_micros: u64,
     /// Since time zero.
     pub seconds: f64,
+    /// The longest that the machine kept this process from running, in microseconds, as far as its timer shows.
+    pub held_up_max_micros: f64,
     /// One per link.
     pub links: Vec<Report>,
 }
@@ -115,11 +120,12 @@ pub struct Driver {
     seed: u64,
     epoll: OwnedFd,
     timer: OwnedFd,
-    /// When the timer rings. None: not armed.
+    /// When the timer rings: a packet is due, or it is time for a tick. None: not armed.
     timer_due: Option<Nanos>,
     zero: Instant,
     zero_unix_micros: u64,
     begun: u64,
+    held_up_max_ns: u64,
 }
 
 impl Driver {
@@ -147,7 +153,18 @@ impl Driver {
             cables.push(Cable { wish, link, devices, refused: 0, late_sum_ns: 0, late_max_ns: 0, late_above_1ms: 0 });
         }
         let (zero, zero_unix_micros) = time_now();
-        Ok(Driver { cables, commands, seed, epoll, timer, timer_due: None, zero, zero_unix_micros, begun: 0 })
+        Ok(Driver {
+            cables,
+            commands,
+            seed,
+            epoll,
+            timer,
+            timer_due: None,
+            zero,
+            zero_unix_micros,
+            begun: 0,
+            held_up_max_ns: 0,
+        })
     }
 
     /// Carries packets until told to stop; hands every report to `report`.
@@ -179,7 +196,8 @@ impl Driver {
                         return Ok(());
                     }
                 } else if key == TIMER_KEY {
-                    self.timer_due = None;
+                    let late_ns = self.timer_due.take().map_or(0, |due| self.now().saturating_sub(due));
+                    self.held_up_max_ns = self.held_up_max_ns.max(late_ns);
                     let mut expirations = [0; 8];
                     let _rung = rustix::io::read(&self.timer, &mut expirations);
                 } else {
@@ -200,6 +218,9 @@ impl Driver {
         }
         (self.zero, self.zero_unix_micros) = time_now();
         self.begun += 1;
+        self.held_up_max_ns = 0;
+        // It was set in the time before.
+        self.timer_due = None;
     }
 
     /// Reads what a device has, up to a turn's worth.
@@ -234,13 +255,17 @@ impl Driver {
 
     /// Sets the timer to the next packet that is due.
     fn arm(&mut self) -> io::Result<()> {
-        let due = self.cables.iter().filter_map(|cable| cable.link.due_next()).min();
-        if due.is_none() || due == self.timer_due {
-            return Ok(());
-        }
-        self.timer_due = due;
+        let packet_due = self.cables.iter().filter_map(|cable| cable.link.due_next()).min();
+        let due = match (packet_due, self.timer_due) {
+            // What it is set to comes first.
+            (Some(packet), Some(timer)) if packet >= timer => return Ok(()),
+            (None, Some(_)) => return Ok(()),
+            (Some(packet), _) => packet.min(self.now() + TICK_NS),
+            (None, None) => self.now() + TICK_NS,
+        };
+        self.timer_due = Some(due);
         // Zero would disarm it.
-        let wait_ns = due.map_or(1, |due| due.saturating_sub(self.now()).max(1));
+        let wait_ns = due.saturating_sub(self.now()).max(1);
         let it_value =
             Timespec { tv_sec: (wait_ns / NANOS_PER_SECOND) as i64, tv_nsec: (wait_ns % NANOS_PER_SECOND) as i64 };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
@@ -251,7 +276,13 @@ impl Driver {
     fn summary(&self) -> Summary {
         let links = self.cables.iter().map(Cable::report).collect();
         let seconds = self.now() as f64 / NANOS_PER_SECOND as f64;
-        Summary { begun: self.begun, began_unix_micros: self.zero_unix_micros, seconds, links }
+        Summary {
+            begun: self.begun,
+            began_unix_micros: self.zero_unix_micros,
+            seconds,
+            held_up_max_micros: self.held_up_max_ns as f64 / 1e3,
+            links,
+        }
     }
 }
 
