@@ -24,6 +24,7 @@ needed=(
     'python3 /usr/bin/python3'
     'python3-prometheus-client /usr/lib/python3/dist-packages/prometheus_client'
     'ca-certificates /etc/ssl/certs/ca-certificates.crt'
+    'iproute2 /sbin/ip'
 )
 
 install_missing() {
