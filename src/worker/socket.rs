@@ -159,10 +159,10 @@ impl SendLane {
         if wanted <= self.filling.capacity() {
             return;
         }
-        if wanted <= SMALL_BUFFER_BYTES {
-            self.filling.reserve(bytes);
+        if (SMALL_BUFFER_BYTES..=BULK_BUFFER_BYTES).contains(&wanted) {
+            self.filling.reserve_exact(BULK_BUFFER_BYTES - self.filling.len());
         } else {
-            self.filling.reserve_exact(wanted.max(BULK_BUFFER_BYTES) - self.filling.len());
+            self.filling.reserve(bytes);
         }
     }
 
