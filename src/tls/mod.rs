@@ -10,6 +10,7 @@
 //! Vec<u8> <- RECORD_HEADER_BYTES of place, plaintext, Session::seal
 //! ```
 
+mod cipher;
 mod desk;
 mod digest;
 mod error;
