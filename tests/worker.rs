@@ -78,7 +78,7 @@ impl Node {
     fn start(patience: Duration, timeout: Duration) -> Node {
         let authority = Authority::new();
         let tls = ServerSettings::new(&ServerOptions { tunnels: true, ..authority.server_options() });
-        let tls = TlsSettings { listeners: vec![tls.expect("they are valid")], gateways: Vec::new() };
+        let tls = TlsSettings { listeners: vec![Some(tls.expect("they are valid"))], gateways: Vec::new() };
         let listener = listen(&ListenerSettings {
             address: "127.0.0.1:0".parse().expect("an address"),
             backlog: 4096,

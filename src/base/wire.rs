@@ -58,7 +58,7 @@ pub enum Origin {
 /// The application protocol agreed on while the link was set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
-    /// ALPN `mmtp/1`.
+    /// ALPN `mmtp/1`, or a trunk without TLS.
     Mmtp,
     /// Another ALPN, or none: bytes that nobody here reads.
     Opaque,
@@ -121,7 +121,7 @@ pub struct Target {
 pub enum Security {
     /// Nothing: an upstream in the data center's own network.
     Plain,
-    /// Mutual TLS with ALPN `mmtp/1`, to the configured gateway with this index.
+    /// Mutual TLS with ALPN `mmtp/1`, to the configured gateway with this index; nothing where trunks are plaintext.
     Trunk {
         /// Index of the gateway in the configuration.
         gateway: usize,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::certificates::{Authorities, Identity};
 use super::config::{
     Backbone, ClientAuth, Endpoint, Gateway, GatewayConfig, Listener, LogConfig, PopConfig, ProcessConfig, Service,
-    ServiceKind, Surroundings, TicketsConfig, TrunkListener, TunnelEarlyData, UpstreamConfig, WorkerConfig,
+    ServiceKind, Surroundings, TicketsConfig, TrunkListener, TrunkTls, TunnelEarlyData, UpstreamConfig, WorkerConfig,
 };
 use crate::ring::RingSettings;
 
@@ -114,8 +114,8 @@ impl UpstreamConfig {
 }
 
 impl Endpoint {
-    fn new(address: SocketAddr, identity: Identity) -> Endpoint {
-        Endpoint { addresses: vec![address], backlog: BACKLOG, identity }
+    fn new(address: SocketAddr) -> Endpoint {
+        Endpoint { addresses: vec![address], backlog: BACKLOG }
     }
 }
 
@@ -124,7 +124,8 @@ impl Listener {
     #[must_use]
     pub fn new(address: SocketAddr, identity: Identity, tunnel: Option<&str>) -> Listener {
         Listener {
-            endpoint: Endpoint::new(address, identity),
+            endpoint: Endpoint::new(address),
+            identity,
             identities: Vec::new(),
             client_auth: ClientAuth::None,
             tunnel: tunnel.map(str::to_owned),
@@ -141,7 +142,7 @@ impl TrunkListener {
     /// POPs that `client_ca` vouches for, at `address`.
     #[must_use]
     pub fn new(address: SocketAddr, identity: Identity, client_ca: Authorities) -> TrunkListener {
-        TrunkListener { endpoint: Endpoint::new(address, identity), client_ca }
+        TrunkListener { endpoint: Endpoint::new(address), tls: Some(TrunkTls { authorities: client_ca, identity }) }
     }
 }
 
@@ -158,8 +159,7 @@ impl Backbone {
     #[must_use]
     pub fn new(ca: Authorities, identity: Identity, gateways: Vec<Gateway>) -> Backbone {
         Backbone {
-            ca,
-            identity,
+            tls: Some(TrunkTls { authorities: ca, identity }),
             trunks_per_core: TRUNKS_PER_CORE,
             heartbeat_interval: HEARTBEAT_INTERVAL,
             backoff_min: BACKOFF_MIN,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::certificates::{Authorities, Identity};
 use super::config::{
     self, Bind, ClientAuth, Configuration, GatewayConfig, Listener, PopConfig, Renewed, ServiceKind, TicketStore,
-    TicketsConfig, TunnelEarlyData, WorkerConfig,
+    TicketsConfig, TrunkTls, TunnelEarlyData, WorkerConfig,
 };
 use super::health::{Flags, Health, ProcessRole};
 use super::keys::FastOpenKeys;
@@ -129,6 +129,11 @@ where
     log::open(&process.log).map_err(RunError::Log)?;
     if let Err(error) = process::descriptors_raise() {
         tracing::warn!("the limit on descriptors stays as it is: {error}");
+    }
+    if config.has_plaintext_trunks() {
+        tracing::warn!(
+            "TRUNKS ARE PLAINTEXT (tls = false): whoever reaches them can read, change and forge every request"
+        );
     }
     listen::warn_of_fast_open(&binds);
     listen::check_free(&process.file, &binds).map_err(RunError::Config)?;
@@ -375,21 +380,26 @@ pub fn pop_tls(config: &PopConfig) -> Result<TlsSettings, Problems> {
         each.push(noted(made, &mut problems, &config.process.file, &format!("listen[{index}].certificate")));
     }
     let backbone = &config.backbone;
-    let dialer = identity(&backbone.identity).and_then(|identity| {
-        // Trunks are few and stay: a gateway issues no tickets, so there is nothing to remember.
-        let options =
-            ClientOptions { identity: Some(identity), sessions: 0, ..ClientOptions::new(roots(&backbone.ca)?) };
-        ClientSettings::new(&options)
-    });
+    let dialer = backbone.tls.as_ref().map(dialer_settings).transpose();
     let dialer = noted(dialer, &mut problems, &config.process.file, "backbone.certificate");
     let each: Option<Vec<ServerSettings>> = each.into_iter().collect();
     match (each, dialer) {
         (Some(each), Some(dialer)) => Ok(TlsSettings {
-            listeners: config.binds().iter().map(|bind| each[bind.listener].clone()).collect(),
-            gateways: backbone.gateways.iter().map(|gateway| (dialer.clone(), gateway.server_name.clone())).collect(),
+            listeners: config.binds().iter().map(|bind| Some(each[bind.listener].clone())).collect(),
+            gateways: {
+                let of = |gateway: &config::Gateway| Some((dialer.clone()?, gateway.server_name.clone()));
+                backbone.gateways.iter().map(of).collect()
+            },
         }),
         _ => Err(problems),
     }
+}
+
+/// TLS of a POP towards its gateways.
+fn dialer_settings(tls: &TrunkTls) -> Result<ClientSettings, SettingsError> {
+    let (identity, roots) = (identity(&tls.identity)?, roots(&tls.authorities)?);
+    // Trunks are few and stay: a gateway issues no tickets, so there is nothing to remember.
+    ClientSettings::new(&ClientOptions { identity: Some(identity), sessions: 0, ..ClientOptions::new(roots) })
 }
 
 /// TLS of a gateway's listener.
@@ -398,12 +408,13 @@ pub fn pop_tls(config: &PopConfig) -> Result<TlsSettings, Problems> {
 /// When the identity or the authorities cannot be used.
 pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
     let mut problems = Problems::new(config.process.file.clone());
-    let made = identity(&config.listener.endpoint.identity).and_then(|identity| {
-        let client_auth = tls::ClientAuth::Required(roots(&config.listener.client_ca)?);
+    let settings = |trunks: &TrunkTls| {
+        let client_auth = tls::ClientAuth::Required(roots(&trunks.authorities)?);
         // A gateway keeps no tickets, so it issues none, and nothing can come early on one.
-        let defaults = ServerOptions::new(identity);
+        let defaults = ServerOptions::new(identity(&trunks.identity)?);
         ServerSettings::new(&ServerOptions { client_auth, tickets: 0, early_bytes_max: 0, ..defaults })
-    });
+    };
+    let made = config.listener.tls.as_ref().map(settings).transpose();
     match noted(made, &mut problems, &config.process.file, "listen.certificate") {
         Some(settings) => Ok(TlsSettings {
             listeners: config.binds().iter().map(|_| settings.clone()).collect(),
@@ -415,7 +426,7 @@ pub fn gateway_tls(config: &GatewayConfig) -> Result<TlsSettings, Problems> {
 
 /// What a listener of a POP asks of TLS.
 fn server_options(listener: &Listener) -> Result<ServerOptions, SettingsError> {
-    let own = &listener.endpoint.identity;
+    let own = &listener.identity;
     // Shown to whoever asks for none of the others' names: it needs none of its own.
     let mut identities = vec![(Names::default(), identity(own)?)];
     for named in &listener.identities {
@@ -591,8 +602,10 @@ mod tests {
         let listener = TrunkListener::new(address, own, ca.authorities());
         let services = vec![Service::new("web", ServiceKind::Tunnel, address)];
         let gateway = gateway_tls(&GatewayConfig::new("b", vec![0], &here, listener, services)).expect("a right one");
-        assert_eq!(issued(&pop.listeners[0], &pop.gateways[0]), 2);
-        assert_eq!(issued(&gateway.listeners[0], &pop.gateways[0]), 0);
+        let (dialer, listeners) = (&pop.gateways[0], [&pop.listeners[0], &gateway.listeners[0]]);
+        let dialer = dialer.as_ref().expect("trunks have TLS");
+        let issued_by = |listener: &Option<_>| issued(listener.as_ref().expect("so do listeners"), dialer);
+        assert_eq!(listeners.map(issued_by), [2, 0]);
     }
 
     #[test]

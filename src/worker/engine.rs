@@ -85,14 +85,15 @@ impl<L: Role<Links>> Engine<L> {
         key.and_then(|key| self.links.slab.get(key)).is_none_or(Link::is_in_setup)
     }
 
-    /// A link for a connection that was accepted; `None` when its session cannot be made.
-    pub(super) fn start_accepted(&mut self, fd: Fd, listener: usize, peer: SocketAddr) -> Option<LinkId> {
-        let session = Session::server(&self.settings.tls.listeners[listener]);
+    /// A link for a connection that was accepted.
+    pub(super) fn start_accepted(&mut self, fd: Fd, listener: usize, peer: SocketAddr) -> LinkId {
+        let session = self.settings.tls.listeners[listener].as_ref().map(Session::server);
         let preamble = self.settings.listeners[listener].proxy_protocol;
         let phase = if preamble { Phase::Preamble } else { Phase::Handshaking };
         let mut link = Link::new(phase, Origin::Accepted { listener }, Security::Plain, peer);
         link.fd = Some(fd);
-        link.lane.session = Some(Box::new(session));
+        let has_handshake = preamble || session.is_some();
+        link.lane.session = session.map(Box::new);
         if self.settings.serves_clients {
             link.lane.sizing = Sizing::following();
         }
@@ -102,7 +103,16 @@ impl<L: Role<Links>> Engine<L> {
         let deadline = self.now + self.settings.handshake_timeout;
         let link = self.links.slab.get_mut(key).expect("just inserted");
         link.deadline.set(Some(deadline), &mut self.timers, key);
-        Some(key)
+        if !has_handshake {
+            self.open_plain(key);
+        }
+        key
+    }
+
+    /// An accepted link without TLS is ready: nothing but MMTP is spoken there.
+    fn open_plain(&mut self, key: LinkId) {
+        self.links.slab.get_mut(key).expect("the caller found it").phase = Phase::Open;
+        self.opened(key, Protocol::Mmtp);
     }
 
     /// A dial has connected: under TLS the handshake starts, else the role's bytes may flow.
@@ -113,7 +123,11 @@ impl<L: Role<Links>> Engine<L> {
             self.opened(key, Protocol::Opaque);
             return;
         };
-        let (settings, name) = &self.settings.tls.gateways[gateway];
+        let Some((settings, name)) = &self.settings.tls.gateways[gateway] else {
+            link.phase = Phase::Open;
+            self.opened(key, Protocol::Mmtp);
+            return;
+        };
         match Session::client(settings, name, None, &mut link.lane.filling) {
             Ok(session) => {
                 link.phase = Phase::Handshaking;
@@ -155,6 +169,13 @@ impl<L: Role<Links>> Engine<L> {
             Ok(None) => link.carry = carry,
             Ok(Some((used, address))) => {
                 link.peer = address.unwrap_or(link.peer);
+                if link.lane.session.is_none() {
+                    self.open_plain(key);
+                    if used < carry.len() {
+                        self.feed(key, &mut carry[used..]);
+                    }
+                    return;
+                }
                 link.phase = Phase::Handshaking;
                 self.feed_records(key, &mut carry[used..]);
             }

@@ -562,11 +562,8 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             self.ring.close(fd, true);
             return;
         };
-        if let Some(key) = self.engine.start_accepted(fd, listener, peer) {
-            self.arm(key);
-        } else {
-            self.ring.close(fd, true);
-        }
+        let key = self.engine.start_accepted(fd, listener, peer);
+        self.arm(key);
     }
 
     // ---- commands ----

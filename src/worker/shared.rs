@@ -44,10 +44,10 @@ pub enum Command {
 
 /// The TLS side of a configuration snapshot, swapped whole.
 pub struct TlsSettings {
-    /// Per listener.
-    pub listeners: Vec<ServerSettings>,
-    /// Per gateway: settings and the name its certificate must carry.
-    pub gateways: Vec<(ClientSettings, String)>,
+    /// Per listener. None: it takes plaintext, and what comes is MMTP.
+    pub listeners: Vec<Option<ServerSettings>>,
+    /// Per gateway: settings and the name its certificate must carry. None: trunks to it are plaintext.
+    pub gateways: Vec<Option<(ClientSettings, String)>>,
 }
 
 /// What cores share.

@@ -214,6 +214,8 @@ pub struct Plan {
     pub backbone: String,
     /// Top-level keys of the gateway.
     pub gateway: String,
+    /// Keys of its `[listen]`, besides address and certificates.
+    pub gateway_listen: String,
     /// Keys of its `[worker]`.
     pub gateway_worker: String,
     /// Keys of its `[upstream]`.
@@ -231,6 +233,7 @@ impl Default for Plan {
             listeners: String::new(),
             backbone: String::new(),
             gateway: String::new(),
+            gateway_listen: String::new(),
             gateway_worker: String::new(),
             upstream: String::new(),
             workers: 1,
@@ -273,10 +276,10 @@ impl Site {
         let cores = cores(plan.workers);
         let gateway = format!(
             "id = \"dc-a-1\"\ncores = {cores:?}\n{}\n[worker]\n{}\n[listen]\naddress = \"{gateway_address}\"\n\
-             certificate = \"certs/gateway.pem\"\nkey = \"certs/gateway.key\"\nclient_ca = \"certs/ca.pem\"\n\
+             certificate = \"certs/gateway.pem\"\nkey = \"certs/gateway.key\"\nclient_ca = \"certs/ca.pem\"\n{}\n\
              [[service]]\nname = \"web\"\nkind = \"tunnel\"\nupstream = [\"{origin}\"]\n\
              [[service]]\nname = \"pay\"\nkind = \"http\"\nupstream = [\"{origin}\"]\n[upstream]\n{}",
-            plan.gateway, plan.gateway_worker, plan.upstream
+            plan.gateway, plan.gateway_worker, plan.gateway_listen, plan.upstream
         );
         let pop = format!(
             "id = \"pop-1\"\ncores = {cores:?}\n{}\n[worker]\n{}\n[[listen]]\naddress = \"{address}\"\n\

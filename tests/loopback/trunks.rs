@@ -1,13 +1,13 @@
 //! Trunks: who may be at their ends, and what happens when a gateway dies.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use trunkline::client::{Client, Failure, Receipt, Request, Url};
 
-use crate::harness::{Plan, SOON, Site, pattern, until};
+use crate::harness::{Plan, SOON, Site, pattern, text, until};
 use crate::origin::{Http, Scripted, nginx};
 use crate::peers::{Tls, connect, trust};
 
@@ -56,6 +56,38 @@ fn a_pop_with_a_certificate_of_another_authority_is_refused_by_the_gateway() {
     site.gateway.until("the POP is refused", |metrics| metrics.get("handshakes_failed_total") >= 2);
     assert_eq!(site.pop.metrics().get("trunks_ready"), 0);
     site.call(&[&site.url("pay/")]).failed("not-forwarded", "no_route");
+}
+
+#[test]
+fn plaintext_trunks_carry_requests_and_are_warned_of() {
+    let origin = nginx(&[]);
+    let plain = "tls = false".to_owned();
+    let plan = Plan { backbone: plain.clone(), gateway_listen: plain, ..Plan::default() };
+    let mut site = Site::with(origin.address(), &plan);
+    assert_eq!(site.call(&["--repeat", "3", &site.url("pay/")]).report["answered"], 3);
+    assert_eq!(text(&site.curl(&[&site.https("/")])), "hello from nginx\n");
+    for node in [&site.pop, &site.gateway] {
+        let log = node.log();
+        assert!(log.contains("TRUNKS ARE PLAINTEXT"), "{log}");
+        assert!(log.contains("warning: ") && log.contains("tls: trunks are plaintext"), "{log}");
+    }
+    let (pop, gateway) = (site.pop.metrics(), site.gateway.metrics());
+    assert_eq!((pop.get("trunks_ready"), pop.get("handshakes_total{kind=\"full\"}")), (2, 2), "of clients only");
+    let handshakes = gateway.get("handshakes_total{kind=\"full\"}") + gateway.get("handshakes_failed_total");
+    assert_eq!((gateway.get("connections_open"), handshakes), (2, 0));
+    site.until_quiet();
+    // What a POP with TLS says there is no MMTP.
+    let mut stranger = connect(site.gateway_address);
+    stranger.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).expect("it is open");
+    let _ = stranger.read_to_end(&mut Vec::new());
+    drop(stranger);
+    site.gateway.until_equal(&[("mmtp_errors_total", 1), ("connections_open", 2)]);
+    // Trunks end in order without close_notify.
+    assert_eq!(site.gateway.process().terminate().code(), Some(0), "{}", site.gateway.log());
+    site.pop.until_equal(&[("trunks_ready", 0)]);
+    site.gateway.restart();
+    site.pop.until_equal(&[("trunks_ready", 2)]);
+    site.call(&[&site.url("pay/")]).answered(200);
 }
 
 #[test]

@@ -59,11 +59,11 @@ pub fn security() -> &'static Security {
         let trunk = client(Some(&pop), &[b"mmtp/1"]);
         Security {
             pop: Arc::new(TlsSettings {
-                listeners: vec![server(&pop, true, ClientAuth::None)],
-                gateways: vec![(trunk.clone(), "gateway".to_owned()), (trunk, "gateway".to_owned())],
+                listeners: vec![Some(server(&pop, true, ClientAuth::None))],
+                gateways: vec![Some((trunk, "gateway".to_owned())); 2],
             }),
             gateway: Arc::new(TlsSettings {
-                listeners: vec![server(&gateway, false, ClientAuth::Required(roots()))],
+                listeners: vec![Some(server(&gateway, false, ClientAuth::Required(roots())))],
                 gateways: vec![],
             }),
             mmtp_client: client(None, &[b"mmtp/1"]),

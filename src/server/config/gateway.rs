@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use super::reader::{self, Once, Reader};
 use super::renewal::{Renewal, Renewed};
+use super::trunks::{TrunkEnd, TrunkTls};
 use super::{Bind, CLIENTS_LIMIT, Configuration, DAY, Endpoint, MILLISECOND, ProcessConfig, Surroundings};
-use crate::server::certificates::{Authorities, Identity};
+use crate::server::certificates::Identity;
 use crate::server::defaults::Side;
 use crate::server::problems::{Problem, Problems};
 use crate::server::section::{AddressUse, Located, Section};
@@ -28,10 +29,10 @@ pub struct GatewayConfig {
 /// An address for POPs: `[listen]` of a gateway.
 #[derive(Clone, Debug)]
 pub struct TrunkListener {
-    /// Where it listens, and what it shows.
+    /// Where it listens.
     pub endpoint: Endpoint,
-    /// Who may vouch for a POP: `client_ca`.
-    pub client_ca: Authorities,
+    /// What secures trunks, None: nothing does: `tls`.
+    pub tls: Option<TrunkTls>,
 }
 
 /// What a service does with a stream: `kind`.
@@ -100,18 +101,25 @@ impl Configuration for GatewayConfig {
     fn renewed(&self, now: SystemTime) -> Renewed<GatewayConfig> {
         let mut renewal = Renewal::new(&self.process.file, now);
         let mut config = self.clone();
-        renewal.identity(&mut config.listener.endpoint.identity, "listen");
-        renewal.authorities(&mut config.listener.client_ca, "listen.client_ca");
+        if let Some(tls) = &mut config.listener.tls {
+            renewal.identity(&mut tls.identity, "listen");
+            renewal.authorities(&mut tls.authorities, "listen.client_ca");
+        }
         renewal.finish(config)
     }
 
     fn identities(&self) -> Vec<(String, &Identity)> {
-        vec![("listen".to_owned(), &self.listener.endpoint.identity)]
+        self.listener.tls.iter().map(|tls| ("listen".to_owned(), &tls.identity)).collect()
+    }
+
+    fn has_plaintext_trunks(&self) -> bool {
+        self.listener.tls.is_none()
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let mut files = self.listener.endpoint.identity.files();
-        files.push(self.listener.client_ca.file.clone());
+        let Some(tls) = &self.listener.tls else { return Vec::new() };
+        let mut files = tls.identity.files();
+        files.push(tls.authorities.file.clone());
         files
     }
 }
@@ -132,10 +140,12 @@ impl Reader<'_> {
         let remedy = "write [listen] with address, certificate, key and client_ca";
         let mut section = self.table_required(root, "listen", remedy)?;
         let endpoint = self.endpoint(&mut section);
-        let client_ca = self.authorities(&mut section, "client_ca");
+        let tls = self.trunk_tls(&mut section, TrunkEnd::Gateway);
+        let addresses = endpoint.iter().flat_map(|(_, addresses)| addresses).map(|address| address.value);
+        self.check_plaintext(&mut section, matches!(tls, Some(None)), addresses);
         section.close(&mut self.problems);
-        let ((endpoint, addresses), client_ca) = (endpoint?, client_ca?);
-        Some((TrunkListener { endpoint, client_ca }, addresses))
+        let ((endpoint, addresses), tls) = (endpoint?, tls?);
+        Some((TrunkListener { endpoint, tls }, addresses))
     }
 
     fn upstream(&mut self, root: &mut Section<'_>, worker_count: usize) -> UpstreamConfig {

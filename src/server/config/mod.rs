@@ -6,18 +6,21 @@
 //! can still fail, such as an address in use ([`super::problems::Problem::from_bind`]).
 //!
 //! Here stands what both have in common; `pop` and `gateway` hold what is their own, `tickets` the resumption of a POP,
-//! `reader` what all of them read with, `renewal` what is read again while the process runs.
+//! `trunks` the security between the two, `reader` what all of them read with, `renewal` what is read again while the
+//! process runs.
 
 mod gateway;
 mod pop;
 mod reader;
 mod renewal;
 mod tickets;
+mod trunks;
 
 pub use gateway::{GatewayConfig, Service, ServiceKind, TrunkListener, UpstreamConfig};
 pub use pop::{Backbone, ClientAuth, Gateway, Listener, NamedIdentity, PopConfig, TunnelEarlyData};
 pub use renewal::Renewed;
 pub use tickets::{RemoteStore, TicketStore, TicketsConfig};
+pub use trunks::TrunkTls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -95,15 +98,13 @@ pub struct WorkerConfig {
     pub idle_timeout: Duration,
 }
 
-/// Where a process listens, and what it shows there: what `[[listen]]` of a POP and `[listen]` of a gateway share.
+/// Where a process listens: what `[[listen]]` of a POP and `[listen]` of a gateway share.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// At least one: `address`.
     pub addresses: Vec<SocketAddr>,
     /// Connections the kernel may queue per worker before they are accepted: `backlog`.
     pub backlog: u32,
-    /// `certificate`, `key` and `ocsp`.
-    pub identity: Identity,
 }
 
 impl Endpoint {
@@ -204,6 +205,10 @@ pub trait Configuration: Clone {
     /// Every identity with the table it stands in.
     #[must_use]
     fn identities(&self) -> Vec<(String, &Identity)>;
+
+    /// Whether nothing secures trunks: `tls = false`.
+    #[must_use]
+    fn has_plaintext_trunks(&self) -> bool;
 
     /// The keys of TCP Fast Open. A gateway's peers stay: it has none.
     fn fast_open_keys(&self) -> Option<&FastOpenKeys> {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::reader::{self, Once, Reader};
 use super::renewal::{Renewal, Renewed};
 use super::tickets::TicketsConfig;
+use super::trunks::{TrunkEnd, TrunkTls};
 use super::{Bind, Configuration, Endpoint, HOUR, MILLISECOND, MINUTE, ProcessConfig, Surroundings};
 use crate::server::certificates::{Authorities, Identity, is_certificate_name, is_server_name};
 use crate::server::defaults::{self, Side};
@@ -32,8 +33,10 @@ pub struct PopConfig {
 /// An address for clients: `[[listen]]`.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// Where it listens, and what it shows to clients whose server name fits none of `identities`.
+    /// Where it listens.
     pub endpoint: Endpoint,
+    /// What it shows to clients whose server name fits none of `identities`: `certificate`, `key` and `ocsp`.
+    pub identity: Identity,
     /// What it shows to clients that ask for certain names: `[[listen.identity]]`.
     pub identities: Vec<NamedIdentity>,
     /// Whether clients show certificates: `client_auth` and `client_ca`.
@@ -111,10 +114,8 @@ pub enum TunnelEarlyData {
 /// The way to the gateways: `[backbone]`.
 #[derive(Clone, Debug)]
 pub struct Backbone {
-    /// Who may vouch for a gateway: `ca`.
-    pub ca: Authorities,
-    /// How the POP proves itself: `certificate` and `key`.
-    pub identity: Identity,
+    /// What secures trunks, None: nothing does: `tls`.
+    pub tls: Option<TrunkTls>,
     /// Trunks per worker and gateway: `trunks_per_core`.
     pub trunks_per_core: usize,
     /// How often a trunk is pinged; one that stays silent for three of these is given up: `heartbeat_interval`.
@@ -178,7 +179,7 @@ impl Configuration for PopConfig {
         let mut renewal = Renewal::new(&self.process.file, now);
         let mut config = self.clone();
         for (index, listener) in config.listeners.iter_mut().enumerate() {
-            renewal.identity(&mut listener.endpoint.identity, &format!("listen[{index}]"));
+            renewal.identity(&mut listener.identity, &format!("listen[{index}]"));
             for (second, named) in listener.identities.iter_mut().enumerate() {
                 renewal.identity(&mut named.identity, &format!("listen[{index}].identity[{second}]"));
             }
@@ -186,8 +187,10 @@ impl Configuration for PopConfig {
                 renewal.authorities(authorities, &format!("listen[{index}].client_ca"));
             }
         }
-        renewal.identity(&mut config.backbone.identity, "backbone");
-        renewal.authorities(&mut config.backbone.ca, "backbone.ca");
+        if let Some(tls) = &mut config.backbone.tls {
+            renewal.identity(&mut tls.identity, "backbone");
+            renewal.authorities(&mut tls.authorities, "backbone.ca");
+        }
         if let Some(keys) = config.tickets.keys_mut() {
             renewal.ticket_keys(keys);
         }
@@ -200,21 +203,26 @@ impl Configuration for PopConfig {
     fn identities(&self) -> Vec<(String, &Identity)> {
         let mut all = Vec::new();
         for (index, listener) in self.listeners.iter().enumerate() {
-            all.push((format!("listen[{index}]"), &listener.endpoint.identity));
+            all.push((format!("listen[{index}]"), &listener.identity));
             let named = listener.identities.iter().enumerate();
             all.extend(named.map(|(second, named)| (format!("listen[{index}].identity[{second}]"), &named.identity)));
         }
-        all.push(("backbone".to_owned(), &self.backbone.identity));
+        all.extend(self.backbone.tls.iter().map(|tls| ("backbone".to_owned(), &tls.identity)));
         all
     }
 
     fn files(&self) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = self.identities().iter().flat_map(|(_, identity)| identity.files()).collect();
         let trusted = self.listeners.iter().filter_map(|listener| listener.client_auth.authorities());
-        files.extend(trusted.chain([&self.backbone.ca]).map(|authorities| authorities.file.clone()));
+        let of_gateways = self.backbone.tls.iter().map(|tls| &tls.authorities);
+        files.extend(trusted.chain(of_gateways).map(|authorities| authorities.file.clone()));
         files.extend(self.tickets.keys().map(|keys| keys.file.clone()));
         files.extend(self.fast_open_keys.as_ref().map(|keys| keys.file.clone()));
         files
+    }
+
+    fn has_plaintext_trunks(&self) -> bool {
+        self.backbone.tls.is_none()
     }
 
     fn fast_open_keys(&self) -> Option<&FastOpenKeys> {
@@ -256,6 +264,8 @@ impl Reader<'_> {
 
     fn listener(&mut self, mut section: Section<'_>) -> Option<PlacedListener> {
         let place = section.place().clone();
+        let ocsp = self.ocsp_path(&mut section);
+        let identity = self.identity(&mut section, ocsp);
         let endpoint = self.endpoint(&mut section);
         let identities = self.named_identities(&mut section);
         let client_auth = self.client_auth(&mut section);
@@ -278,6 +288,7 @@ impl Reader<'_> {
         let (endpoint, addresses) = endpoint?;
         let listener = Listener {
             endpoint,
+            identity: identity?,
             identities: identities?,
             client_auth: client_auth?,
             tunnel: if tunnel_named { Some(tunnel?) } else { None },
@@ -359,9 +370,10 @@ impl Reader<'_> {
     fn backbone(&mut self, root: &mut Section<'_>) -> Option<Backbone> {
         let remedy = "write [backbone] with ca, certificate and key, and a [[backbone.gateway]]";
         let mut section = self.table_required(root, "backbone", remedy)?;
-        let ca = self.authorities(&mut section, "ca");
-        let identity = self.identity(&mut section, None);
+        let tls = self.trunk_tls(&mut section, TrunkEnd::Pop);
         let gateways = self.gateways(&mut section);
+        let addresses = gateways.iter().flatten().map(|gateway| gateway.address);
+        self.check_plaintext(&mut section, matches!(tls, Some(None)), addresses);
         let problems = &mut self.problems;
         let trunks = section.number(problems, "trunks_per_core", 1..=64);
         let mut wait = |key, default, range| section.duration(problems, key, default, range);
@@ -375,8 +387,7 @@ impl Reader<'_> {
         }
         section.close(problems);
         Some(Backbone {
-            ca: ca?,
-            identity: identity?,
+            tls: tls?,
             trunks_per_core: trunks.map_or(defaults::TRUNKS_PER_CORE, |found| found.value as usize),
             heartbeat_interval,
             backoff_min,

@@ -240,17 +240,14 @@ impl Reader<'_> {
         Identity::load(&mut self.problems, &files, self.here.now)
     }
 
-    /// `address`, `backlog`, and an identity. With it, where the addresses stand.
+    /// `address` and `backlog`. With it, where the addresses stand.
     pub(super) fn endpoint(&mut self, section: &mut Section<'_>) -> Option<(Endpoint, Vec<Located<SocketAddr>>)> {
-        let ocsp = self.ocsp_path(section);
-        let identity = self.identity(section, ocsp);
         let addresses = section.addresses(&mut self.problems, "address", AddressUse::Listen);
         let backlog = section.number(&mut self.problems, "backlog", 1..=65_535);
-        let (identity, addresses) = (identity?, addresses?);
+        let addresses = addresses?;
         let endpoint = Endpoint {
             addresses: addresses.iter().map(|address| address.value).collect(),
             backlog: backlog.and_then(|found| u32::try_from(found.value).ok()).unwrap_or(defaults::BACKLOG),
-            identity,
         };
         Some((endpoint, addresses))
     }

@@ -409,6 +409,51 @@ fn an_expired_certificate_is_a_warning() {
 }
 
 #[test]
+fn plaintext_trunks_are_for_loopback_unless_allowed() {
+    let fixture = Fixture::new();
+    // The keys of TLS may go or stay: nothing reads the files.
+    let pop = POP.replace("[backbone]", "[backbone]\ntls = false").replace("certs/ca.pem", "certs/nowhere.pem");
+    let gateway = GATEWAY.replace("[listen]", "[listen]\ntls = false").replace("client_ca = \"certs/ca.pem\"\n", "");
+    let (read, warnings) = fixture.pop(&pop).expect("its gateway is on loopback");
+    assert!(read.has_plaintext_trunks() && read.files().iter().all(|file| !file.ends_with("nowhere.pem")));
+    assert_eq!((warnings.len(), warnings[0].place.line), (1, 15));
+    says(&warnings[0], "backbone.tls", "can read, change and forge", "remove tls = false");
+    assert!(!read.renewed(fixture.here.now).is_changed);
+    let (read, warnings) = fixture.gateway(&gateway).expect("it listens on loopback");
+    assert!(read.has_plaintext_trunks() && read.files().is_empty() && read.identities().is_empty());
+    says(&warnings[0], "listen.tls", "can read, change and forge", "remove tls = false");
+    assert!(!read.renewed(fixture.here.now).is_changed);
+
+    let (local, forced) = ("127.0.0.1:7443", "tls = false\nplaintext_trunks_allowed = true");
+    for outside in ["10.0.0.7:7443", "[fd00::7]:7443", "[::ffff:10.0.0.7]:7443"] {
+        let wrong = one(fixture.pop(&pop.replace(local, outside)).map(|_| ()));
+        says(&wrong, "backbone.tls", "beyond loopback, which", "plaintext_trunks_allowed = true");
+        assert_eq!(wrong.place.line, 15);
+        let allowed = pop.replace(local, outside).replace("tls = false", forced);
+        assert_eq!(fixture.pop(&allowed).expect("it is allowed").1.len(), 1, "and warned of");
+    }
+    for outside in ["0.0.0.0:7443", "[::]:7443"] {
+        let wrong = one(fixture.gateway(&gateway.replace(local, outside)).map(|_| ()));
+        says(&wrong, "listen.tls", outside, "plaintext_trunks_allowed = true");
+        let allowed = gateway.replace(local, outside).replace("tls = false", forced);
+        assert_eq!(fixture.gateway(&allowed).expect("it is allowed").1.len(), 1, "and warned of");
+    }
+    for inside in ["[::1]:7443", "[::ffff:127.0.0.1]:7443"] {
+        fixture.gateway(&gateway.replace(local, inside)).expect("that is loopback");
+    }
+    // One of two addresses is enough to refuse both.
+    let both = "[\"127.0.0.1:7443\", \"10.0.0.7:7443\"]";
+    let wrong = one(fixture.gateway(&gateway.replace(&format!("\"{local}\""), both)).map(|_| ()));
+    says(&wrong, "listen.tls", "which 10.0.0.7:7443 is not", "remove tls = false");
+
+    let wrong = fixture.pop_mistake("[backbone]", "[backbone]\nplaintext_trunks_allowed = true");
+    says(&wrong, "backbone.plaintext_trunks_allowed", "no meaning without tls = false", "remove");
+    let wrong = fixture.gateway_mistake("[listen]", "[listen]\ntls = true\nplaintext_trunks_allowed = false");
+    says(&wrong, "listen.plaintext_trunks_allowed", "no meaning without tls = false", "remove");
+    says(&fixture.pop_mistake("[backbone]", "[backbone]\ntls = \"no\""), "backbone.tls", "true or false", "");
+}
+
+#[test]
 fn keys_of_http_are_refused_for_a_tunnel() {
     let fixture = Fixture::new();
     let wrong = fixture.gateway_mistake("kind = \"tunnel\"", "kind = \"tunnel\"\nauthority = \"a\"");
@@ -452,18 +497,18 @@ fn certificates_are_read_again() {
     let half = pop.renewed(fixture.here.now);
     assert_eq!((half.refused, half.is_changed), (2, true), "the pair, named twice, stays; the authority is new");
     assert_eq!(half.problems.list()[0].place.key, "listen[0].key", "{}", half.problems);
-    assert_eq!(half.config.backbone.ca.roots, [ca.der()]);
-    assert_eq!(half.config.listeners[0].endpoint.identity, pop.listeners[0].endpoint.identity);
+    assert_eq!(half.config.backbone.tls.as_ref().expect("by default").authorities.roots, [ca.der()]);
+    assert_eq!(half.config.listeners[0].identity, pop.listeners[0].identity);
     fixture.write("certs/pop.key", &issued.key_pem);
     let whole = half.config.renewed(fixture.here.now);
     assert_eq!((whole.refused, whole.is_changed, whole.problems.list().len()), (0, true, 0));
-    assert_eq!(whole.config.listeners[0].endpoint.identity.chain, issued.chain);
-    assert_eq!(whole.config.backbone.identity.key, issued.key);
+    assert_eq!(whole.config.listeners[0].identity.chain, issued.chain);
+    assert_eq!(whole.config.backbone.tls.as_ref().expect("by default").identity.key, issued.key);
     let again = whole.config.renewed(fixture.here.now);
     assert_eq!((again.refused, again.is_changed), (0, false));
     let gateway = gateway.renewed(fixture.here.now);
     assert_eq!((gateway.refused, gateway.is_changed), (0, true));
-    assert_eq!(gateway.config.listener.client_ca.roots, [ca.der()]);
+    assert_eq!(gateway.config.listener.tls.as_ref().expect("by default").authorities.roots, [ca.der()]);
 }
 
 const LISTEN: &str = "tunnel = \"web\"";
