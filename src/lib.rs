@@ -39,12 +39,8 @@
 //! 7. [`gateway`] is what the data center's end does: trunk streams become HTTP/1.1 requests and TCP connections.
 //!
 //! Around them: [`server`] makes a process of it (configuration, certificates, signals, metrics, log), [`client`] is the
-<<<<<<< HEAD
-//! terminal's side for apps, [`load`] puts load on a server and measures it, [`tickets`] is what resumptions need to remember, [`cli`] holds the commands, and [`base`]
-=======
-//! terminal's side for apps, [`tickets`] is what resumptions need to remember, [`doctor`] looks at a node for what would hurt
-//! it, [`cli`] holds the commands, and [`base`]
->>>>>>> doctor
+//! terminal's side for apps, [`load`] puts load on a server and measures it, [`tickets`] is what resumptions need to
+//! remember, [`doctor`] looks at a node for what would hurt it, [`cli`] holds the commands, and [`base`]
 //! what all of them share, above all the contract between a role and whatever moves its bytes ([`base::wire`]).
 //!
 //! `tls`, `tickets`, `mmtp`, `relay`, `backbone`, `gateway` and `base` are pure: no socket, clock, thread or entropy of

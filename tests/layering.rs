@@ -24,19 +24,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Turns a configuration into what every part is made from, so it knows them all.
     ("server", &["base", "ring", "tls", "tickets", "mmtp", "backbone", "relay", "gateway", "worker"]),
     ("client", &["base", "tls", "mmtp"]),
-<<<<<<< HEAD
     // A loop of its own over the parts of the engine; addresses are read by the client's grammar, answers of HTTP by the
     // gateway's codec.
     ("load", &["base", "ring", "tls", "mmtp", "gateway::http1", "client::Url", "client::UrlError", "client::Endpoint"]),
-    // The demo's origin speaks HTTP/1.1 with the gateway's codec.
-    // `load` is handed settings of TLS, which are made from its flags.
-    ("cli", &["base", "client", "load", "server", "tls", "gateway::http1"]),
-=======
     // Tries what a process of the configuration would do: a ring, a handshake, a greeting of the ticket server.
     ("doctor", &["base", "ring", "tls", "tickets", "server"]),
-    // The demo's origin speaks HTTP/1.1 with the gateway's codec.
-    ("cli", &["base", "client", "server", "doctor", "gateway::http1"]),
->>>>>>> doctor
+    // The demo's origin speaks HTTP/1.1 with the gateway's codec. `load` is handed settings of TLS, made from its flags.
+    ("cli", &["base", "client", "load", "doctor", "server", "tls", "gateway::http1"]),
     ("main", &["cli"]),
 ];
 
@@ -47,6 +41,7 @@ const CRATES: &[(&str, &[&str])] = &[
     // The demo's tunnel client is to be a stranger to Trunkline's own TLS.
     ("rustls", &["src/tls/", "src/cli/demo/tunnel.rs"]),
     ("aws_lc_rs", &["src/tls/", "src/tickets/seal.rs"]),
+    ("ring_crypto", &["src/tls/cipher.rs"]),
     ("mio", &["src/client/", "src/server/"]),
     ("core_affinity", &["src/server/", "src/load/"]),
     ("mimalloc", &["src/main.rs"]),

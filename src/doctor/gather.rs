@@ -167,7 +167,9 @@ fn certificates(config: &Config) -> Vec<Certificate> {
     let (identities, authorities) = match config {
         Config::Pop(config) => (config.identities(), pop_authorities(config)),
         Config::Gateway(config) => {
-            (config.identities(), vec![("listen.client_ca".to_owned(), &config.listener.client_ca)])
+            let trunks = config.listener.tls.as_ref();
+            let authorities = trunks.map(|tls| ("listen.client_ca".to_owned(), &tls.authorities));
+            (config.identities(), authorities.into_iter().collect())
         }
     };
     for (table, identity) in identities {
@@ -180,7 +182,8 @@ fn certificates(config: &Config) -> Vec<Certificate> {
 }
 
 fn pop_authorities(config: &PopConfig) -> Vec<(String, &Authorities)> {
-    let mut found = vec![("backbone.ca".to_owned(), &config.backbone.ca)];
+    let trunks = config.backbone.tls.as_ref();
+    let mut found: Vec<_> = trunks.map(|tls| ("backbone.ca".to_owned(), &tls.authorities)).into_iter().collect();
     for (index, listener) in config.listeners.iter().enumerate() {
         if let ClientAuth::Optional(authorities) | ClientAuth::Required(authorities) = &listener.client_auth {
             found.push((format!("listen[{index}].client_ca"), authorities));

@@ -218,10 +218,11 @@ fn peers(config: &Config, problems: &mut Vec<Problem>) -> Vec<Peer> {
         Config::Pop(config) => {
             let Some(tls) = noted(run::pop_tls(config), problems) else { return Vec::new() };
             let each = config.backbone.gateways.iter().zip(&tls.gateways);
-            let of = |(gateway, (settings, server_name)): (_, &(ClientSettings, String))| {
-                let gateway: &crate::server::config::Gateway = gateway;
-                let kind = PeerKind::Gateway { server_name: server_name.clone() };
-                (kind, gateway.name.clone(), gateway.address, Some(settings.clone()))
+            let of = |(gateway, tls): (&crate::server::config::Gateway, &Option<(ClientSettings, String)>)| {
+                // Without TLS there is no name to prove: that it takes connections is all that can be tried.
+                let (settings, server_name) = tls.clone().unzip();
+                let kind = PeerKind::Gateway { server_name: server_name.unwrap_or_default() };
+                (kind, gateway.name.clone(), gateway.address, settings)
             };
             each.map(of).collect()
         }

@@ -249,6 +249,8 @@ pub struct Connection {
     /// Some while the last PING is unanswered.
     ping_since: Option<Time>,
     rtt_micros: Option<u32>,
+    /// The shortest round trip that a PING took.
+    rtt_least_micros: u32,
     pong_owed: Option<[u8; 8]>,
     resets_owed: Vec<(StreamId, Reset)>,
     /// Some until it is sent.
@@ -308,6 +310,7 @@ impl Connection {
             pings: 0,
             ping_since: None,
             rtt_micros: None,
+            rtt_least_micros: u32::MAX,
             pong_owed: None,
             resets_owed: Vec::new(),
             hello: Some(settings.hello().into_boxed_slice()),
@@ -460,7 +463,7 @@ impl Connection {
     }
 
     /// Says that `bytes` of a stream's data need no room here any more. Credit goes back to the peer in pieces of half
-    /// a window. A window that is used up within two round trips doubles, up to the settings' largest (MMTP 6.3).
+    /// a window. A window that is used up within two of the shortest round trips seen doubles, up to the settings' largest (MMTP 6.3).
     pub fn consumed(&mut self, now: Time, stream: StreamId, bytes: usize, out: &mut impl Sink) {
         self.consume(now, stream, bytes, true, out);
     }
@@ -474,7 +477,9 @@ impl Connection {
     fn consume(&mut self, now: Time, stream: StreamId, bytes: usize, may_grow: bool, out: &mut impl Sink) {
         self.now = self.now.max(now);
         let Some(slot) = self.streams.find(stream) else { return }; // its bytes were given back when it went
-        let (now, rtt, size_max) = (self.now, self.rtt(), self.stream_credit_max);
+        // Of the path, not of the queues on it: those grow with the windows, and the windows would grow with them.
+        let path = self.rtt_micros.map(|_| Duration::from_micros(u64::from(self.rtt_least_micros)));
+        let (now, size_max) = (self.now, self.stream_credit_max);
         let entry = self.streams.get_mut(slot);
         let bytes = entry.receive.consume(bytes);
         if self.policy == CreditPolicy::OnConsumption {
@@ -483,7 +488,7 @@ impl Connection {
         let entry = self.streams.get_mut(slot);
         if entry.receive.is_due() && entry.remote != Half::Ended {
             let size = entry.receive.size();
-            let is_fast = rtt.is_some_and(|rtt| now.since(entry.granted_at) <= rtt * 2);
+            let is_fast = path.is_some_and(|path| now.since(entry.granted_at) <= path * 2);
             if may_grow && is_fast && size < size_max {
                 entry.receive.grow(size.saturating_mul(2).min(size_max));
             }
@@ -932,7 +937,9 @@ impl Connection {
                 let sample = self.now.since(since);
                 // RFC 6298 section 2: one eighth of what is new.
                 let rtt = self.rtt().map_or(sample, |rtt| (rtt * 7 + sample) / 8);
-                self.rtt_micros = Some(u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
+                let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+                self.rtt_micros = Some(micros(rtt));
+                self.rtt_least_micros = self.rtt_least_micros.min(micros(sample));
                 self.ping_since = None;
                 Ok(Some(Found::Pong))
             }
@@ -1433,7 +1440,8 @@ mod tests {
         near.send_headers(stream, &request(), HeaderFlags::NONE, &mut to_far).unwrap();
         near.send_data(stream, &[0; 40_000], false, &mut to_far).unwrap();
         events(&mut far, &to_far);
-        far.rtt_micros = Some(10_000);
+        // Most of what PINGs take now is queues, which larger windows would only feed.
+        (far.rtt_micros, far.rtt_least_micros) = (Some(500_000), 10_000);
         far.consumed(at(21), stream, 40_000, &mut out);
         assert_eq!(sent_credit(&out), Some(40_000));
     }

@@ -7,6 +7,7 @@ mod batching;
 mod op;
 mod setup;
 mod sockets;
+mod supply;
 #[allow(unsafe_code)] // the one place: see the module's contract
 mod sys;
 mod uring;

@@ -20,14 +20,14 @@ pub struct RingSettings {
 }
 
 impl Default for RingSettings {
-    /// 4096 submissions, 16384 completions, 512 buffers of 16 KiB (8 MiB when all were touched),
-    /// and at most a millisecond to fill a batch.
+    /// 4096 submissions, 16384 completions, 512 buffers of 64 KiB, and at most a millisecond to fill a batch. Only what was
+    /// used of a buffer is memory, and only as many are in use as passes fill: a few MiB with downloads, 32 MiB at most.
     fn default() -> Self {
         RingSettings {
             submissions: 4096,
             completions: 16_384,
             buffers: 512,
-            buffer_bytes: 16 * 1024,
+            buffer_bytes: 64 * 1024,
             batch_wait_us: 1000,
         }
     }

@@ -18,6 +18,7 @@ use socket2::{SockAddr, SockRef};
 
 use super::op::{Fd, Kind, Token};
 use super::setup::RingSettings;
+use super::supply::Supply;
 use crate::base::slab::Key;
 
 const BUFFER_GROUP: u16 = 0;
@@ -211,7 +212,7 @@ impl Queue {
         }
         let token = Token::from_bits(entry.user_data()).expect("every entry was pushed with a token");
         let lease = cqueue::buffer_select(entry.flags()).map(|buffer| {
-            self.buffers.free -= 1;
+            self.buffers.taken();
             Lease { buffer, filled: u32::try_from(entry.result()).unwrap_or(0) }
         });
         let slot = token.slot();
@@ -239,8 +240,18 @@ impl Queue {
         self.enters
     }
 
+    /// All completions at hand were taken: the kernel gets as many buffers as such a pass has been seen to fill.
+    pub(super) fn supply(&mut self) {
+        self.buffers.supply();
+    }
+
+    /// The kernel has run out of buffers: it gets all there are.
+    pub(super) fn supply_all(&mut self) {
+        self.buffers.supply_all();
+    }
+
     pub(super) fn buffers_free(&self) -> usize {
-        self.buffers.free
+        self.buffers.given + self.buffers.kept.len()
     }
 
     pub(super) fn buffers_total(&self) -> usize {
@@ -353,8 +364,12 @@ struct Buffers {
     count: u16,
     buffer_bytes: u32,
     tail: u16,
-    /// Buffers given to the kernel and not yet filled.
-    free: usize,
+    /// Buffers given to the kernel and not yet filled. It fills them in turn.
+    given: usize,
+    /// Buffers that are not given to the kernel for now, the one that was used last on top. The fewer take turns, the more of
+    /// them are still in the core's cache when they are filled again.
+    kept: Vec<u16>,
+    supply: Supply,
     /// Set when the kernel may still write: then the mapping is never undone.
     leak: bool,
 }
@@ -379,15 +394,26 @@ impl Buffers {
             return Err(("mmap of receive buffers", io::Error::last_os_error()));
         }
         let mapping = NonNull::new(mapping.cast::<u8>()).expect("mmap without MAP_FIXED does not return null");
-        let mut buffers = Buffers { mapping, mapping_bytes, start, count, buffer_bytes, tail: 0, free: 0, leak: false };
+        let (kept, supply) = (Vec::with_capacity(usize::from(count)), Supply::new(usize::from(count)));
+        let mut buffers = Buffers {
+            mapping,
+            mapping_bytes,
+            start,
+            count,
+            buffer_bytes,
+            tail: 0,
+            given: 0,
+            kept,
+            supply,
+            leak: false,
+        };
         // SAFETY: the mapping starts page-aligned, holds `count` entries, and outlives the registration: `Queue::drop`
         // unregisters before this struct's own drop unmaps.
         let registered =
             unsafe { ring.submitter().register_buf_ring_with_flags(mapping.as_ptr() as u64, count, BUFFER_GROUP, 0) };
         registered.map_err(|error| ("register provided buffers", error))?;
-        for buffer in 0..count {
-            buffers.give_back(buffer);
-        }
+        buffers.kept.extend((0..count).rev());
+        buffers.supply();
         Ok(buffers)
     }
 
@@ -406,7 +432,36 @@ impl Buffers {
         unsafe { std::slice::from_raw_parts_mut(address, lease.filled as usize) }
     }
 
+    /// The kernel has filled one.
+    fn taken(&mut self) {
+        self.given -= 1;
+        self.supply.taken();
+    }
+
     fn give_back(&mut self, buffer: u16) {
+        if self.given < self.supply.wanted() {
+            self.give(buffer);
+        } else {
+            self.kept.push(buffer);
+        }
+    }
+
+    fn supply(&mut self) {
+        self.supply.passed();
+        while self.given < self.supply.wanted()
+            && let Some(buffer) = self.kept.pop()
+        {
+            self.give(buffer);
+        }
+    }
+
+    fn supply_all(&mut self) {
+        self.supply.exhausted();
+        self.supply();
+    }
+
+    /// Gives a buffer to the kernel.
+    fn give(&mut self, buffer: u16) {
         let address = self.address(buffer) as u64;
         let index = usize::from(self.tail & (self.count - 1));
         let entries = self.mapping.as_ptr().cast::<BufRingEntry>();
@@ -418,7 +473,7 @@ impl Buffers {
         entry.set_len(self.buffer_bytes);
         entry.set_bid(buffer);
         self.tail = self.tail.wrapping_add(1);
-        self.free += 1;
+        self.given += 1;
         // SAFETY: the tail lives in the mapping, is aligned for u16, and is read by the kernel with acquire semantics,
         // so it is written through an atomic.
         unsafe {

@@ -134,6 +134,9 @@ impl Uring {
                     }
                     self.queue.give_back(lease);
                 }
+                if number == Err(Errno::NO_BUFFERS) {
+                    self.queue.supply_all();
+                }
                 // A final completion of a multishot without bytes: the end, or why it stopped.
                 Outcome::Received { result: number.map(|_| None), more }
             }
@@ -196,6 +199,7 @@ impl Ring for Uring {
                 completions.push(completion);
             }
         }
+        self.queue.supply();
         let nanos = self.now.as_nanos() - before.as_nanos();
         if timeout != Some(Duration::ZERO) {
             self.batching.passed(nanos, completions.len() - had);

@@ -209,8 +209,9 @@ impl<L: Role<Links>> Engine<L> {
                     self.record(key, record);
                     bytes = rest;
                 }
-                Ok(_) => {
+                Ok(wanted) => {
                     let mut carry = self.links.take_spare();
+                    carry.reserve_exact(wanted.unwrap_or(0).max(bytes.len())); // once for all of the record
                     carry.extend_from_slice(bytes);
                     self.links.slab.get_mut(key).expect("found above").carry = carry;
                     return;

@@ -8,20 +8,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::shared::Shared;
-use super::socket::{Ending, Link, Phase, SendLane};
+use super::socket::{BULK_BUFFER_BYTES, Ending, Link, Phase, SendLane};
 use crate::base::counters::Counters;
 use crate::base::slab::Slab;
 use crate::base::time::Time;
 use crate::base::wire::{LinkId, LogLine, Origin, Target, Wire};
 
-/// Spare send buffers kept for reuse.
+/// Spare buffers of single records and less kept for reuse.
 const SPARE_COUNT_MAX: usize = 128;
 
-/// A spare buffer larger than this is freed instead of kept.
+/// A spare buffer larger than this is one of bulk.
 const SPARE_BYTES_MAX: usize = 64 * 1024;
 
 /// What nobody waits for goes at the latest after this: with what others send meanwhile if there is any.
 const LATER: Duration = Duration::from_millis(1);
+
+/// Spare buffers of bulk kept for reuse: 32 of them hold 5 MiB. The last one given back is the first one taken, since it
+/// is the one that is still in the core's cache.
+const BULK_SPARE_COUNT_MAX: usize = 32;
+
+/// What grew beyond this, for frames larger than the room that was left, is not kept.
+const BULK_BUFFER_BYTES_MAX: usize = 2 * BULK_BUFFER_BYTES;
 
 /// Something a role asked for that needs the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +55,8 @@ pub struct Links {
     /// The time of this pass.
     pub(super) now: Time,
     spare: Vec<Vec<u8>>,
+    /// Spares of [`BULK_BUFFER_BYTES`].
+    bulk_spare: Vec<Vec<u8>>,
     shared: Arc<Shared>,
     worker: usize,
 }
@@ -63,6 +72,7 @@ impl Links {
             counters: Counters::default(),
             now: Time::ZERO,
             spare: Vec::new(),
+            bulk_spare: Vec::new(),
             shared,
             worker,
         }
@@ -75,9 +85,15 @@ impl Links {
 
     /// Takes a buffer back.
     pub(super) fn keep_spare(&mut self, mut buffer: Vec<u8>) {
-        if self.spare.len() < SPARE_COUNT_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
+        let (spares, count_max) = match buffer.capacity() {
+            0 => return,
+            1..=SPARE_BYTES_MAX => (&mut self.spare, SPARE_COUNT_MAX),
+            BULK_BUFFER_BYTES..=BULK_BUFFER_BYTES_MAX => (&mut self.bulk_spare, BULK_SPARE_COUNT_MAX),
+            _ => return,
+        };
+        if spares.len() < count_max {
             buffer.clear();
-            self.spare.push(buffer);
+            spares.push(buffer);
         }
     }
 
@@ -126,10 +142,9 @@ impl Links {
             found.lane.sizing.turn(self.now);
             self.dirty.push(link);
         }
-        if found.lane.filling.capacity() == 0
-            && let Some(buffer) = self.spare.pop()
-        {
-            found.lane.filling = buffer;
+        if found.lane.filling.capacity() == 0 {
+            let spares = if found.lane.is_bulk { &mut self.bulk_spare } else { &mut self.spare };
+            found.lane.filling = spares.pop().unwrap_or_default();
         }
         Some(found)
     }

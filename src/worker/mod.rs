@@ -32,7 +32,7 @@ use self::socket::{Ending, Phase, Receiving, Stillness};
 use crate::base::counters::Counters;
 use crate::base::slab::Key;
 use crate::base::time::Time;
-use crate::base::wire::{CloseReason, LinkId, LogLine, Role, Sink, Wire};
+use crate::base::wire::{CloseReason, LinkId, LogLine, Role, Wire};
 use crate::ring::{Completion, Errno, Fd, Outcome, Ring, RingError, Token};
 
 /// How often the counters are published while there is nothing else to do.
@@ -731,9 +731,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
             return;
         }
         if !link.lane.filling.is_empty() {
-            let bytes = std::mem::take(&mut link.lane.filling);
-            link.lane.in_flight_bytes = bytes.len();
-            link.lane.submitted = link.lane.position();
+            let bytes = link.lane.take_filled();
             // Closing follows at once when nothing more is to come.
             let is_last = link.lane.ending == Ending::Said && link.has_heard_out();
             self.ring.send(fd, key, bytes, 0, is_last);

@@ -12,10 +12,17 @@ use crate::base::wire::{Origin, Security, Sink};
 use crate::ring::Fd;
 use crate::tickets::seal::Unsealed;
 use crate::tickets::{Binding, Value};
-use crate::tls::{RECORD_HEADER_BYTES, Session};
+use crate::tls::{RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, Session};
 
 /// A send buffer with less room than this counts as full: slivers are not worth a frame.
 const ROOM_BYTES_MIN: usize = 1024;
+
+/// A send buffer that grows beyond [`SMALL_BUFFER_BYTES`] grows to this at once: what a full lane holds, with the headers and
+/// trailers of its records and what may go over the mark. Growing by doubling copies everything each time.
+pub(super) const BULK_BUFFER_BYTES: usize = SEND_HIGH_WATER_BYTES + 32 * 1024;
+
+/// Send buffers grow by doubling up to this, which holds a record and a few small answers.
+const SMALL_BUFFER_BYTES: usize = 20 * 1024;
 
 /// Where a link is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +111,8 @@ pub struct SendLane {
     /// Where the open record starts in `filling`.
     record_start: Option<u32>,
     pub(super) sizing: Sizing,
+    /// The last send was large: the next buffer may as well be.
+    pub(super) is_bulk: bool,
     /// Bytes in the send that is out; zero when none is.
     pub(super) in_flight_bytes: usize,
     /// Plaintext bytes put since the link was made.
@@ -124,6 +133,7 @@ impl SendLane {
             filling: Vec::new(),
             record_start: None,
             sizing: Sizing::fixed(),
+            is_bulk: false,
             in_flight_bytes: 0,
             position: 0,
             submitted: 0,
@@ -141,6 +151,27 @@ impl SendLane {
     /// Whether writers have been asked to wait.
     pub(super) fn is_full(&self) -> bool {
         self.pending_bytes() + ROOM_BYTES_MIN > SEND_HIGH_WATER_BYTES
+    }
+
+    /// Makes place for so many bytes more, without copying what is there again and again.
+    fn reserve(&mut self, bytes: usize) {
+        let wanted = self.filling.len() + bytes;
+        if wanted <= self.filling.capacity() {
+            return;
+        }
+        if (SMALL_BUFFER_BYTES..=BULK_BUFFER_BYTES).contains(&wanted) {
+            self.filling.reserve_exact(BULK_BUFFER_BYTES - self.filling.len());
+        } else {
+            self.filling.reserve(bytes);
+        }
+    }
+
+    /// Takes what is to be sent. None of its records is open.
+    pub(super) fn take_filled(&mut self) -> Vec<u8> {
+        self.is_bulk = self.filling.len() > SMALL_BUFFER_BYTES;
+        self.in_flight_bytes = self.filling.len();
+        self.submitted = self.position;
+        std::mem::take(&mut self.filling)
     }
 
     /// Finishes the open record, if there is one, and rotates the key when its limit is near.
@@ -188,6 +219,7 @@ impl Sink for SendLane {
 
     fn put(&mut self, mut bytes: &[u8]) {
         self.position += bytes.len() as u64;
+        self.reserve(bytes.len() + RECORD_HEADER_BYTES + RECORD_TRAILER_BYTES);
         if self.session.is_none() {
             self.filling.extend_from_slice(bytes);
             return;
