@@ -10,7 +10,7 @@
 #   scripts/bench/run.sh --only small-64 --pop-config 'worker.batch_wait = "0s"'
 #
 # Cases over emulated links want root. Wants two cores, and a machine with nothing else to do; what else runs is told.
-# Environment: TRUNKLINE, NEWCOMERS (paths of binaries; built if not set).
+# Environment: TRUNKLINE, NEWCOMERS, LINK (paths of binaries; built if not set).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -35,8 +35,10 @@ if [ "$measures" = yes ]; then
         echo 'building: cargo build --release'
         cargo build --release --quiet --manifest-path "$root/Cargo.toml"
     fi
-    if [ -z "${NEWCOMERS:-}" ] && [ -d "$root/examples/newcomers" ]; then
-        cargo build --release --quiet --manifest-path "$root/Cargo.toml" --example newcomers
-    fi
+    for example in NEWCOMERS LINK; do
+        if [ -z "${!example:-}" ] && [ -d "$root/examples/${example,,}" ]; then
+            cargo build --release --quiet --manifest-path "$root/Cargo.toml" --example "${example,,}"
+        fi
+    done
 fi
 exec env PYTHONPATH="$here" python3 -m bench "$@"

@@ -42,35 +42,37 @@ class Case:
     seconds: float = 3.0
     rounds: int = 5
     seconds_quick: float = 1.0
-    rounds_quick: int = 2
+    rounds_quick: int = 1
     # What a turn takes beside its seconds, for the estimate.
-    overhead_s: float = 1.6
+    overhead_s: float = 1.8
     turns_per_contestant: int = 1
 
     def estimate_s(self, seconds: float, rounds: int) -> float:
+        """About how long it takes, servers' start included."""
         turns = len(self.contestants) * self.turns_per_contestant * rounds
-        return 2.0 + turns * (seconds + self.overhead_s + self.options.get("connections", 0) * 0.0015)
+        return 2.0 + turns * (seconds + self.overhead_s)
 
 
-def small(connections: int) -> Case:
+def small(connections: int, rounds_quick: int = 1) -> Case:
     return Case(f"small-{connections}", "small", f"Small requests, {connections} connections", runners.closed_loop,
-                SMALL, {"connections": connections}, needs=("wrk",))
+                SMALL, {"connections": connections}, needs=("wrk",), rounds_quick=rounds_quick,
+                overhead_s=1.8 + connections * 0.003)
 
 
 def new(kind: str, words: str) -> Case:
     contestants = (POP, POP_MMTP, NGINX_HTTPS, HAPROXY_HTTP)
     return Case(f"new-{kind}", "new", f"New connections, {words}", runners.new_connections, contestants,
-                {"kind": kind}, needs=("newcomers",), rounds=4, overhead_s=2.0)
+                {"kind": kind}, needs=("newcomers or load --handshake",), rounds=4, overhead_s=2.0)
 
 
 def over_link(name: str, title: str, contestants: tuple, options: dict, **more) -> Case:
     return Case(f"link-{name}", "link", title, link.over_link, contestants, {"profile": "p50", **options},
-                needs=("load --handshake", "net.sh"), seconds=12.0, rounds=3, seconds_quick=6.0, rounds_quick=1,
+                needs=("load --handshake", "net.sh"), seconds=12.0, rounds=3, seconds_quick=3.0,
                 overhead_s=3.0, **more)
 
 
 CASES = (
-    small(16), small(64), small(256), small(1000),
+    small(16), small(64, rounds_quick=2), small(256), small(1000),
     Case("mmtp-64x1", "mmtp", "MMTP requests, 64 connections, 1 outstanding", runners.closed_loop,
          (POP_MMTP, NGINX_HTTPS), {"connections": 64}, needs=("wrk", "load")),
     Case("mmtp-64x16", "mmtp", "MMTP requests, 64 connections, 16 outstanding", runners.closed_loop,
@@ -81,14 +83,14 @@ CASES = (
     new("full", "full handshake"), new("resumed", "resumed"), new("early", "early data"),
     Case("idle", "idle", "Idle connections", runners.idle, IDLE,
          {"connections": 15000, "connections_quick": 2000}, needs=("newcomers or load --idle",), seconds=20.0, rounds=1,
-         seconds_quick=6.0, rounds_quick=1, overhead_s=10.0),
+         seconds_quick=3.0, overhead_s=8.0),
     Case("mixed", "mixed", "Small requests beside downloads", runners.mixed, (POP, POP_MMTP, NGINX_HTTPS),
          {"connections": 16, "rate": 1000, "downloads": 4}, needs=("wrk", "load --rate"), rounds=3,
          overhead_s=2.5, turns_per_contestant=len(runners.PHASES)),
     Case("half-load", "half-load", "Latency at half of nginx's saturation rate", runners.half_load,
          (POP, POP_MMTP, NGINX_HTTPS), {"connections": 64, "measure": "nginx-https"}, needs=("wrk", "load --rate"),
          seconds=5.0),
-    over_link("cold", "Time to first answer over a poor network, new user", link.COLD, {"handshake": "full"}),
+    over_link("cold", "Time to first answer over a poor network, new user", link.COLD, {}),
     over_link("returning", "Time to first answer over a poor network, returning user", link.RETURNING, {}),
     over_link("body", "100 KiB over a poor network, returning user", link.BODY, {"path": "100k"}),
 )

@@ -61,12 +61,13 @@ def bars(title: str, subtitle: str, groups: list) -> str:
     for name, rows in groups:
         parts.append(text(20, y + 12, name, "group"))
         y += 22
+        top = y
         for label, words, spread in rows:
             parts.extend(bar(y, label, words, spread, room / greatest))
             y += BAR_HEIGHT + BAR_GAP
+        parts.append(f'<line class="axis" x1="{NAME_WIDTH}" y1="{top - 4:.1f}" x2="{NAME_WIDTH}" y2="{y:.1f}"/>')
         y += GROUP_GAP - 22
-    axis = f'<line class="axis" x1="{NAME_WIDTH}" y1="{TOP}" x2="{NAME_WIDTH}" y2="{y - 8:.1f}"/>'
-    return frame(title, subtitle, y + 6, [*parts, axis])
+    return frame(title, subtitle, y + 6, parts)
 
 
 def bar(y: float, label: str, words: str, spread: dict, scale: float) -> list:
@@ -86,7 +87,7 @@ def bar(y: float, label: str, words: str, spread: dict, scale: float) -> list:
 
 def target_chart(title: str, subtitle: str, rows: list) -> str:
     """Rows are (words, value, limit): each bar is the share of its limit, so that one line is the target of all."""
-    room = WIDTH - 400 - 130
+    room = WIDTH - 400 - 160
     scale = room / max([1.25, *(value / limit for _, value, limit in rows)])
     parts, y = [], float(TOP)
     for words, value, limit in rows:
@@ -95,7 +96,7 @@ def target_chart(title: str, subtitle: str, rows: list) -> str:
         parts += [
             text(392, middle + 4.5, words, "", "end"),
             f'<rect class="{kind}" x="400" y="{y:.1f}" width="{value / limit * scale:.1f}" height="{BAR_HEIGHT}" rx="2"/>',
-            text(400 + max(value / limit, 1.0) * scale + 10, middle + 4.5, f"{value:.2f} of {limit:.2f}"),
+            text(400 + max(value / limit, 1.0) * scale + 10, middle + 4.5, f"{value:.2f} of {limit:.2f}{'' if value <= limit else ', missed'}"),
         ]
         y += BAR_HEIGHT + BAR_GAP + 2
     line = f'<line class="limit" x1="{400 + scale:.1f}" y1="{TOP - 6}" x2="{400 + scale:.1f}" y2="{y:.1f}"/>'

@@ -91,7 +91,10 @@ class Client:
         for path in (self.output, self.report):
             path.unlink(missing_ok=True)
         self.site, self.parse = site, parse
-        self.process = site.launch("client", command, site.settings.other_core, stdout=self.output, **how)
+        self.process = self.launched(command, stdout=self.output, **how)
+
+    def launched(self, command: list, **how):
+        return self.site.launch("client", command, self.site.settings.other_core, **how)
 
     def await_requests(self, count: int) -> None:
         """Until so many requests have arrived at the origin."""
@@ -221,7 +224,7 @@ def new_connections(case, run: Run) -> None:
 def idle(case, run: Run) -> None:
     """Memory of connections that have asked once and stay: a fresh process each, warmed up by some that come and go."""
     connections = case.options["connections_quick" if run.quick else "connections"]
-    rest_s = 2.0 if run.quick else 10.0
+    rest_s = 1.5 if run.quick else 10.0
     by_name = {contestant.name: contestant for contestant in case.contestants}
     for index, label in run.turns(list(by_name)):
         with Site(run.settings, case.name) as site:

@@ -78,6 +78,8 @@ def parse_load(text: str) -> dict:
     try:
         said = json.loads(text)
         errors = {kind: count for kind, count in {**said["errors"], **said["receipts"]}.items() if count}
+        if (said.get("idle") or {}).get("lost"):
+            errors["lost while idle"] = said["idle"]["lost"]
         reading = {"requests": said["requests"], "seconds": said["seconds"], "errors": errors}
         for name in ("latency_micros", "first_answer_micros", "connect_micros", "handshake_micros", "kinds",
                      "late_starts", "cpu_micros", "connections_opened"):
