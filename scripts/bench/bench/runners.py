@@ -5,6 +5,8 @@ the last are outside. Requests are counted at the origin, by the same counter wh
 """
 
 import os
+import signal
+import subprocess
 import time
 from dataclasses import dataclass, field
 
@@ -18,6 +20,8 @@ SLACK_S = 0.7
 SLACK_CONNECTION_S = 0.002
 # What a client may take beyond its duration to start and to end.
 CLIENT_PATIENCE_S = 40.0
+# How long requests may take to arrive, thousands of connections included.
+ARRIVAL_PATIENCE_S = 90.0
 TROUBLES = (SetUpError, ProcessEnded, tools.OutputError)
 # New connections at a time, where that is what is measured.
 NEWCOMERS_AT_A_TIME = 4
@@ -98,11 +102,11 @@ class Client:
 
     def await_requests(self, count: int) -> None:
         """Until so many requests have arrived at the origin."""
-        until = time.monotonic() + CLIENT_PATIENCE_S
+        until = time.monotonic() + ARRIVAL_PATIENCE_S
         while self.site.origin_requests() < count:
             self.process.check()
             if time.monotonic() > until:
-                raise ProcessEnded(f"the client got nothing through in {CLIENT_PATIENCE_S:.0f} s: {self.process.tail()}")
+                raise ProcessEnded(f"no {count} requests at the origin in {ARRIVAL_PATIENCE_S:.0f} s: {self.process.tail()}")
             time.sleep(0.02)
 
     def reading(self, seconds: float) -> dict:
@@ -242,23 +246,28 @@ def idle_figures(site: Site, run: Run, contestant: Contestant, connections: int,
     warm_up(site, run, contestant)
     time.sleep(rest_s)
     before, arrived = memory_of(server.pid), site.origin_requests()
-    # What opening may take, with room: a client that ends early is an error, one that ends late only costs time.
-    opening_s = 5.0 + connections * 0.002
     if "load --idle" in run.instruments:
-        client = load_client(site, site.url(contestant), idle=True, connections=connections,
-                             duration=f"{opening_s + rest_s + 3:.0f}s")
+        # Held until it is told to wake them.
+        client = load_client(site, site.url(contestant), idle=True, connections=connections, duration="10m")
     else:
         client = hold_client(site, contestant, connections)
     client.await_requests(arrived + connections)
     time.sleep(rest_s)
     after = memory_of(server.pid)
     client.process.check()
-    if client.process.popen.stdin:
-        client.process.popen.stdin.close()  # wakes them all
-    reading = client.reading(opening_s + rest_s)
+    wake(client)
+    reading = client.reading(0.0)
     figures = {"memory_bytes": (after.anonymous - before.anonymous) / connections,
                "memory_pss_bytes": (after.whole - before.whole) / connections}
     return figures, reading["errors"]
+
+
+def wake(client: Client) -> None:
+    """All that is held asks again, and then the client ends."""
+    if client.process.popen.stdin:
+        client.process.popen.stdin.close()
+    else:
+        client.process.popen.send_signal(signal.SIGTERM)
 
 
 def hold_client(site: Site, contestant: Contestant, connections: int) -> Client:
@@ -266,7 +275,7 @@ def hold_client(site: Site, contestant: Contestant, connections: int) -> Client:
     command = tools.newcomers_command(
         site.settings.newcomers, "hold", f"127.0.0.1:{site.port(contestant.port)}", site.ca, alpn,
         connections=connections)
-    return Client(site, command, tools.parse_newcomers, stdin=-1)
+    return Client(site, command, tools.parse_newcomers, stdin=subprocess.PIPE)
 
 
 def warm_up(site: Site, run: Run, contestant: Contestant) -> None:
