@@ -10,6 +10,9 @@ POP_MMTP = Contestant("pop-mmtp", "Trunkline, MMTP", "pop", "pop", scheme="mmtp"
 POP_PLAIN = Contestant("pop-plain", "Trunkline, tunnel, trunk in plaintext", "pop-plain", "pop_plain", changes=(
     ("pop", "[backbone]\ntls = false\n"), ("gateway", "[listen]\ntls = false\n")))
 NGINX_STREAM = Contestant("nginx-stream", "nginx stream", "nginx", "nginx_stream")
+# With buffers that few would give every connection: two of 64 KiB each.
+NGINX_STREAM_64K = Contestant("nginx-stream-64k", "nginx stream, buffers of 64 KiB", "nginx-64k", "nginx-64k_stream",
+                              changes=(("stream_buffer_size", "64k"),))
 NGINX_HTTPS = Contestant("nginx-https", "nginx https", "nginx", "nginx_https")
 NGINX_H2 = Contestant("nginx-h2", "nginx http/2", "nginx", "nginx_https")
 HAPROXY_TCP = Contestant("haproxy-tcp", "HAProxy tcp", "haproxy", "haproxy_tcp")
@@ -78,7 +81,7 @@ CASES = (
     Case("mmtp-64x16", "mmtp", "MMTP requests, 64 connections, 16 outstanding", runners.closed_loop,
          (POP_MMTP, NGINX_H2), {"connections": 64, "outstanding": 16}, needs=("h2load", "load")),
     Case("bulk", "bulk", "Bodies of 1 MiB, 16 connections", runners.closed_loop,
-         (POP, POP_PLAIN, NGINX_STREAM, NGINX_HTTPS, HAPROXY_TCP, HAPROXY_HTTP),
+         (POP, POP_PLAIN, NGINX_STREAM, NGINX_STREAM_64K, NGINX_HTTPS, HAPROXY_TCP, HAPROXY_HTTP),
          {"connections": 16, "path": "1m"}, needs=("wrk",)),
     new("full", "full handshake"), new("resumed", "resumed"), new("early", "early data"),
     Case("idle", "idle", "Idle connections", runners.idle, IDLE,

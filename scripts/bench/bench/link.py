@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import template, tools
 from .runners import TROUBLES, Client, percentiles
-from .site import SetUpError, Site, wait_for
+from .site import SetUpError, Site, nginx_command, wait_for
 
 NET = Path(__file__).resolve().parent.parent / "net.sh"
 POP_ADDRESS, DC_ADDRESS, DC_DIRECT_ADDRESS = "10.77.1.2", "10.77.2.2", "10.77.3.2"
@@ -127,10 +127,6 @@ class LinkedSite(Site):
         self.launch_in("dc", "gateway", [settings.trunkline, "gateway", "--config", gateway_path])
         process = self.launch_in("pop", "pop", [settings.trunkline, "pop", "--config", pop_path])
         wait_for(process, lambda: self.answers_in("pop", f"http://127.0.0.1:{admin}/ready"))
-
-
-def nginx_command(directory: Path, path: Path, name: str) -> list:
-    return ["nginx", "-c", path, "-p", directory, "-e", directory / f"{name}-error.log"]
 
 
 class PhoneClient(Client):

@@ -140,14 +140,14 @@ class Site:
         text = template.render_peer("nginx-origin.conf", {
             "directory": self.directory, "address": "127.0.0.1", "origin_port": self.port("origin")})
         path = self.write("origin.conf", text)
-        command = ["nginx", "-c", path, "-p", self.directory, "-e", self.directory / "origin-error.log"]
-        process = self.launch("origin", command, self.settings.other_core)
+        process = self.launch("origin", nginx_command(self.directory, path, "origin"), self.settings.other_core)
         wait_for(process, lambda: accepts(self.port("origin")))
 
     def start(self, contestant: Contestant) -> Process:
         """Its server, unless that runs already."""
         if contestant.server not in self.processes:
-            starter = {"nginx": self.start_nginx, "haproxy": self.start_haproxy}.get(contestant.server, self.start_pop)
+            kind = contestant.server.split("-")[0]
+            starter = {"nginx": self.start_nginx, "haproxy": self.start_haproxy, "pop": self.start_pop}[kind]
             try:
                 starter(contestant)
             except BaseException:
@@ -158,13 +158,13 @@ class Site:
         return self.processes[contestant.server]
 
     def start_nginx(self, contestant: Contestant) -> None:
-        values = {"directory": self.directory, "name": "nginx", "address": "127.0.0.1",
-                  "origin_address": "127.0.0.1", "origin_port": self.port("origin"),
-                  "https_port": self.port("nginx_https"), "stream_port": self.port("nginx_stream")}
-        path = self.write("nginx.conf", template.render_peer("nginx.conf", values | dict(contestant.changes)))
-        command = ["nginx", "-c", path, "-p", self.directory, "-e", self.directory / "nginx-error.log"]
-        process = self.launch("nginx", command, self.settings.contestant_core)
-        wait_for(process, lambda: accepts(self.port("nginx_https")) and accepts(self.port("nginx_stream")))
+        name = contestant.server
+        https, stream = self.port(f"{name}_https"), self.port(f"{name}_stream")
+        values = {"directory": self.directory, "name": name, "address": "127.0.0.1", "origin_address": "127.0.0.1",
+                  "origin_port": self.port("origin"), "https_port": https, "stream_port": stream}
+        path = self.write(f"{name}.conf", template.render_peer("nginx.conf", values | dict(contestant.changes)))
+        process = self.launch(name, nginx_command(self.directory, path, name), self.settings.contestant_core)
+        wait_for(process, lambda: accepts(https) and accepts(stream))
 
     def start_haproxy(self, contestant: Contestant) -> None:
         values = {"directory": self.directory, "address": "127.0.0.1", "origin_address": "127.0.0.1",
@@ -216,6 +216,10 @@ class Site:
         """Requests that have arrived at the origin; those that asked for this count are not in it."""
         self.status_reads += 1
         return tools.parse_status(fetch(self.port("origin"), "/status")[1]) - self.status_reads
+
+
+def nginx_command(directory: Path, path: Path, name: str) -> list:
+    return ["nginx", "-c", path, "-p", directory, "-e", directory / f"{name}-error.log"]
 
 
 def free_port(taken: set) -> int:
