@@ -2,8 +2,8 @@
 
 from html import escape
 
-WIDTH = 820
-NAME_WIDTH = 230
+WIDTH = 880
+NAME_WIDTH = 300
 VALUE_WIDTH = 170
 BAR_HEIGHT, BAR_GAP, GROUP_GAP = 18, 5, 34
 TOP = 70
@@ -87,7 +87,7 @@ def bar(y: float, label: str, words: str, spread: dict, scale: float) -> list:
 
 def target_chart(title: str, subtitle: str, rows: list) -> str:
     """Rows are (words, value, limit): each bar is the share of its limit, so that one line is the target of all."""
-    room = WIDTH - 400 - 160
+    room = WIDTH - 400 - 180
     scale = room / max([1.25, *(value / limit for _, value, limit in rows)])
     parts, y = [], float(TOP)
     for words, value, limit in rows:

@@ -110,6 +110,13 @@ class Charts(unittest.TestCase):
             self.assertLessEqual(float(rect.get("x", 0)) + float(rect.get("width")), charts.WIDTH)
             self.assertLessEqual(float(rect.get("y", 0)) + float(rect.get("height")), height)
 
+    def test_every_name_of_the_table_has_room(self):
+        wide_px = 7.4  # of a letter at the size of labels, on average, in the widest of the fonts asked for
+        for case in cases.CASES:
+            for contestant in case.contestants:
+                longest = f"{contestant.title}, with bulk elsewhere" if case.name == "mixed" else contestant.title
+                self.assertLess(len(longest) * wide_px, charts.NAME_WIDTH - 10, longest)
+
     def test_no_groups_and_zeros_draw_an_empty_chart(self):
         ElementTree.fromstring(charts.bars("title", "", []))
         zero = {"median": 0.0, "min": 0.0, "max": 0.0, "count": 1}
