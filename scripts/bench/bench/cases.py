@@ -44,22 +44,22 @@ class Case:
     needs: tuple = ()
     seconds: float = 3.0
     rounds: int = 5
-    seconds_quick: float = 1.0
+    seconds_quick: float = 0.8
     rounds_quick: int = 1
     # What a turn takes beside its seconds, for the estimate.
-    overhead_s: float = 1.8
+    overhead_s: float = 1.5
     turns_per_contestant: int = 1
 
     def estimate_s(self, seconds: float, rounds: int) -> float:
         """About how long it takes, servers' start included."""
         turns = len(self.contestants) * self.turns_per_contestant * rounds
-        return 2.0 + turns * (seconds + self.overhead_s)
+        return 3.0 + turns * (seconds + self.overhead_s)
 
 
 def small(connections: int, rounds_quick: int = 1) -> Case:
     return Case(f"small-{connections}", "small", f"Small requests, {connections} connections", runners.closed_loop,
                 SMALL, {"connections": connections}, needs=("wrk",), rounds_quick=rounds_quick,
-                overhead_s=1.8 + connections * 0.003)
+                overhead_s=1.5 + connections * 0.003)
 
 
 def new(kind: str, words: str) -> Case:
@@ -68,10 +68,16 @@ def new(kind: str, words: str) -> Case:
                 {"kind": kind}, needs=("newcomers or load --handshake",), rounds=4, overhead_s=2.0)
 
 
-def over_link(name: str, title: str, contestants: tuple, options: dict, **more) -> Case:
+def mixed(name: str, pace: str, downloads_per_s: int | None) -> Case:
+    return Case(name, "mixed", f"Small requests beside downloads, {pace}", runners.mixed, (POP, POP_MMTP, NGINX_HTTPS),
+                {"connections": 16, "rate": 1000, "downloads": 4, "downloads_per_s": downloads_per_s},
+                needs=("wrk", "load --rate"), rounds=3, overhead_s=2.2, turns_per_contestant=len(runners.PHASES))
+
+
+def over_link(name: str, title: str, contestants: tuple, options: dict, rounds: int = 3) -> Case:
     return Case(f"link-{name}", "link", title, link.over_link, contestants, {"profile": "p50", **options},
-                needs=("load --handshake", "net.sh"), seconds=12.0, rounds=3, seconds_quick=3.0,
-                overhead_s=3.0, **more)
+                needs=("load --handshake", "net.sh"), seconds=12.0, rounds=rounds, seconds_quick=3.0,
+                overhead_s=3.0)
 
 
 CASES = (
@@ -87,15 +93,13 @@ CASES = (
     Case("idle", "idle", "Idle connections", runners.idle, IDLE,
          {"connections": 15000, "connections_quick": 2000}, needs=("newcomers or load --idle",), seconds=20.0, rounds=1,
          seconds_quick=3.0, overhead_s=8.0),
-    Case("mixed", "mixed", "Small requests beside downloads", runners.mixed, (POP, POP_MMTP, NGINX_HTTPS),
-         {"connections": 16, "rate": 1000, "downloads": 4}, needs=("wrk", "load --rate"), rounds=3,
-         overhead_s=2.5, turns_per_contestant=len(runners.PHASES)),
+    mixed("mixed", "as fast as they come", None), mixed("mixed-paced", "150 MiB/s in all", 150),
     Case("half-load", "half-load", "Latency at half of nginx's saturation rate", runners.half_load,
          (POP, POP_MMTP, NGINX_HTTPS), {"connections": 64, "measure": "nginx-https"}, needs=("wrk", "load --rate"),
          seconds=5.0),
     over_link("cold", "Time to first answer over a poor network, new user", link.COLD, {}),
     over_link("returning", "Time to first answer over a poor network, returning user", link.RETURNING, {}),
-    over_link("body", "100 KiB over a poor network, returning user", link.BODY, {"path": "100k"}),
+    over_link("body", "100 KiB over a poor network, returning user", link.BODY, {"path": "100k"}, rounds=2),
 )
 
 

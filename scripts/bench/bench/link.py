@@ -133,7 +133,7 @@ class PhoneClient(Client):
     """A client on the phone."""
 
     def launched(self, command: list, **how):
-        return self.site.launch_in("phone", "client", command, **how)
+        return self.site.launch_in("phone", self.name, command, **how)
 
 
 def phone_client(site: LinkedSite, way: Way, path: str, seconds: float) -> Client:
@@ -142,7 +142,7 @@ def phone_client(site: LinkedSite, way: Way, path: str, seconds: float) -> Clien
     report = site.directory / "client.json"
     command = tools.load_command(site.settings.trunkline, url, site.ca, str(report), name="localhost",
                                  connections=CONNECTIONS, duration=f"{seconds:.0f}s", **dict(way.options))
-    return PhoneClient(site, command, tools.parse_load, report=True)
+    return PhoneClient(site, command, tools.parse_load, report=report)
 
 
 def over_link(case, run) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from . import machine, stats, tools
 from .process import ProcessEnded, cpu_ns, memory_of
@@ -89,16 +90,16 @@ def figures_between(before: Reading, after: Reading, core: int) -> dict:
 class Client:
     """A client at work, on the other core."""
 
-    def __init__(self, site: Site, command: list, parse, report: bool = False, **how):
-        self.output = site.directory / "client.out"
-        self.report = site.directory / "client.json" if report else self.output
+    def __init__(self, site: Site, command: list, parse, name: str = "client", report: Path | None = None, **how):
+        self.name, self.output = name, site.directory / f"{name}.out"
+        self.report = report or self.output
         for path in (self.output, self.report):
             path.unlink(missing_ok=True)
         self.site, self.parse = site, parse
         self.process = self.launched(command, stdout=self.output, **how)
 
     def launched(self, command: list, **how):
-        return self.site.launch("client", command, self.site.settings.other_core, **how)
+        return self.site.launch(self.name, command, self.site.settings.other_core, **how)
 
     def await_requests(self, count: int) -> None:
         """Until so many requests have arrived at the origin."""
@@ -112,16 +113,16 @@ class Client:
     def reading(self, seconds: float) -> dict:
         """What it says when it is done. An exit code above 1 means that it could not run."""
         code = self.process.wait(seconds + CLIENT_PATIENCE_S)
-        self.site.processes.pop("client", None)
+        self.site.processes.pop(self.name, None)
         if code not in (0, 1):
             raise ProcessEnded(f"{self.process.command[0]} has ended with {code}: {self.process.tail()}")
         return self.parse(self.report.read_text())
 
 
-def load_client(site: Site, url: str, **options) -> Client:
-    report = site.directory / "client.json"
+def load_client(site: Site, url: str, name: str = "client", **options) -> Client:
+    report = site.directory / f"{name}.json"
     command = tools.load_command(site.settings.trunkline, url, site.ca, str(report), **options)
-    return Client(site, command, tools.parse_load, report=True)
+    return Client(site, command, tools.parse_load, name, report)
 
 
 def percentiles(reading: dict, source: str = "latency_micros", prefix: str = "") -> dict:
@@ -351,26 +352,28 @@ def mixed(case, run: Run) -> None:
 
 
 def mixed_figures(site: Site, case, run: Run, contestant: Contestant, phase: str) -> tuple:
-    output = site.directory / "bulk.out"
-    output.unlink(missing_ok=True)
-    duration_s = run.seconds + 2.5
-    bulk = None
+    bulk, duration_s = None, run.seconds + 2.5
     if phase != PHASES[0]:
         url = site.origin_url("1m") if phase == PHASES[1] else bulk_url(site, contestant)
-        command = tools.wrk_command(url, case.options["downloads"], duration_s)
-        bulk = site.launch("bulk", command, site.settings.other_core, stdout=output)
+        bulk = bulk_client(site, case, url, duration_s)
         time.sleep(1.0)
     client = load_client(site, site.url(contestant), connections=case.options["connections"],
                          rate=case.options["rate"], duration=f"{run.seconds:.1f}s")
     reading = client.reading(run.seconds)
     figures, errors = percentiles(reading), dict(reading["errors"])
     if bulk:
-        bulk.wait(duration_s + CLIENT_PATIENCE_S)
-        site.processes.pop("bulk", None)
-        downloads = tools.parse_wrk(output.read_text())
+        downloads = bulk.reading(duration_s)
         figures["bulk_mib_per_s"] = downloads["requests"] / downloads["seconds"]
         errors |= {f"bulk {kind}": count for kind, count in downloads["errors"].items()}
     return figures, errors
+
+
+def bulk_client(site: Site, case, url: str, duration_s: float) -> Client:
+    """Downloads of 1 MiB: as fast as they come with wrk, or so many per second."""
+    downloads, rate = case.options["downloads"], case.options["downloads_per_s"]
+    if rate is None:
+        return Client(site, tools.wrk_command(url, downloads, duration_s), tools.parse_wrk, name="bulk")
+    return load_client(site, url, name="bulk", connections=downloads, rate=rate, duration=f"{duration_s:.1f}s")
 
 
 def bulk_url(site: Site, contestant: Contestant) -> str:

@@ -33,6 +33,8 @@ TARGETS = (
     Target(5, "half-load", "p99_micros", "pop-mmtp", "nginx-https", 1.0),
     Target(5, "mixed", "p99_micros", "pop beside bulk", "pop quiet", 2.0),
     Target(5, "mixed", "p99_micros", "pop-mmtp beside bulk", "pop-mmtp quiet", 2.0),
+    Target(5, "mixed-paced", "p99_micros", "pop beside bulk", "pop quiet", 2.0),
+    Target(5, "mixed-paced", "p99_micros", "pop-mmtp beside bulk", "pop-mmtp quiet", 2.0),
     Target(6, "link-returning", "first_answer_p50_micros", "pop-mmtp", "nginx-pop", 0.50),
     Target(6, "link-returning", "first_answer_p50_micros", "pop-mmtp", "direct", 0.40),
 )

@@ -114,7 +114,7 @@ class Charts(unittest.TestCase):
         wide_px = 7.4  # of a letter at the size of labels, on average, in the widest of the fonts asked for
         for case in cases.CASES:
             for contestant in case.contestants:
-                longest = f"{contestant.title}, with bulk elsewhere" if case.name == "mixed" else contestant.title
+                longest = f"{contestant.title}, with bulk elsewhere" if case.group == "mixed" else contestant.title
                 self.assertLess(len(longest) * wide_px, charts.NAME_WIDTH - 10, longest)
 
     def test_no_groups_and_zeros_draw_an_empty_chart(self):
