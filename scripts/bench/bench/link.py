@@ -155,7 +155,7 @@ def over_link(case, run) -> None:
                 reading = client.reading(run.seconds)
             except TROUBLES as trouble:
                 site.end("client")
-                run.drop(label, trouble)
+                run.fail(label, trouble)
                 continue
             figures = percentiles(reading, "first_answer_micros", "first_answer_") | percentiles(reading)
             run.note(label, index, figures | {"connections": reading["requests"]}, reading["errors"])

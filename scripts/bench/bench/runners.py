@@ -21,6 +21,8 @@ SLACK_S = 0.7
 SLACK_CONNECTION_S = 0.002
 # What a client may take beyond its duration to start and to end.
 CLIENT_PATIENCE_S = 40.0
+# How often a turn is tried: a machine may stumble once.
+ATTEMPTS_MAX = 2
 # How long requests may take to arrive, thousands of connections included.
 ARRIVAL_PATIENCE_S = 90.0
 TROUBLES = (SetUpError, ProcessEnded, tools.OutputError)
@@ -40,6 +42,7 @@ class Run:
     say: object = print
     samples: list = field(default_factory=list)
     absent: dict = field(default_factory=dict)
+    failures: int = 0
 
     def note(self, label: str, index: int, figures: dict, errors: dict) -> None:
         self.samples.append({"label": label, "round": index, "figures": figures, "errors": errors})
@@ -51,11 +54,23 @@ class Run:
         self.absent[label] = str(reason)
         self.say(f"  WITHOUT {label}: {reason}")
 
+    def fail(self, label: str, reason: Exception) -> None:
+        """A turn that came to nothing: it is taken once more, and after the second time the contestant is dropped."""
+        self.failures += 1
+        if self.failures < ATTEMPTS_MAX:
+            self.say(f"  again   {label}: {reason}")
+        else:
+            self.drop(label, reason)
+
     def turns(self, labels: list):
         """Who is measured when; those that were dropped miss their turns."""
         for index, label in stats.interleaved(labels, self.rounds):
-            if label not in self.absent:
+            self.failures = 0
+            while label not in self.absent:
+                failures = self.failures
                 yield index, label
+                if self.failures == failures:
+                    break
 
 
 @dataclass
@@ -93,7 +108,7 @@ class Client:
     def __init__(self, site: Site, command: list, parse, name: str = "client", report: Path | None = None, **how):
         self.name, self.output = name, site.directory / f"{name}.out"
         self.report = report or self.output
-        for path in (self.output, self.report):
+        for path in (self.output, self.report, site.directory / f"{name}.log"):
             path.unlink(missing_ok=True)
         self.site, self.parse = site, parse
         self.process = self.launched(command, stdout=self.output, **how)
@@ -184,7 +199,7 @@ def closed_loop(case, run: Run) -> None:
                 figures, reading = windowed(site, contestant, client, arrived, warm_s, run.seconds)
             except TROUBLES as trouble:
                 site.end("client")
-                run.drop(label, trouble)
+                run.fail(label, trouble)
                 continue
             run.note(label, index, figures | percentiles(reading), reading["errors"])
 
@@ -218,7 +233,7 @@ def new_connections(case, run: Run) -> None:
                 figures, reading = windowed(site, contestant, client, arrived, warm_s, run.seconds)
             except TROUBLES as trouble:
                 site.end("client")
-                run.drop(label, trouble)
+                run.fail(label, trouble)
                 continue
             figures |= percentiles(reading, "first_answer_micros", "first_answer_")
             run.note(label, index, figures, reading["errors"])
@@ -237,7 +252,7 @@ def idle(case, run: Run) -> None:
                 figures, errors = idle_figures(site, run, by_name[label], connections, rest_s)
             except TROUBLES as trouble:
                 site.end("client")
-                run.drop(label, trouble)
+                run.fail(label, trouble)
                 continue
             run.note(label, index, figures, errors)
 
@@ -308,7 +323,7 @@ def half_load(case, run: Run) -> None:
                 figures, reading = windowed(site, contestant, client, arrived, warm_s, run.seconds)
             except TROUBLES as trouble:
                 site.end("client")
-                run.drop(label, trouble)
+                run.fail(label, trouble)
                 continue
             figures |= percentiles(reading) | {"rate_per_s": rate}
             run.note(label, index, figures, reading["errors"])
@@ -343,7 +358,7 @@ def mixed(case, run: Run) -> None:
             try:
                 figures, errors = mixed_figures(site, case, run, contestant, phase)
             except TROUBLES as trouble:
-                run.drop(label, trouble)
+                run.fail(label, trouble)
                 continue
             finally:
                 site.end("client")

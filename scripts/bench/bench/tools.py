@@ -65,7 +65,9 @@ def parse_h2load(text: str) -> dict:
 
 def load_command(trunkline: str, url: str, ca: str, report: str, **options) -> list:
     """`trunkline load`; options as the command has them, with `_` for `-`; True for those without a value."""
-    command = [trunkline, "load", url, "--ca", ca, "--json", report, "--quiet"]
+    command = [trunkline, "load", url, "--json", report, "--quiet"]
+    if not url.startswith("http://"):
+        command += ["--ca", ca]
     for name, value in options.items():
         if value is None or value is False:
             continue

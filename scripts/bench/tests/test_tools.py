@@ -83,8 +83,9 @@ class Load(unittest.TestCase):
 
     def test_options_become_flags(self):
         command = tools.load_command("t", "mmtp://a/b", "ca", "out", per_connection=3, fast_open=True, rate=None, idle=False)
-        self.assertEqual(command, ["t", "load", "mmtp://a/b", "--ca", "ca", "--json", "out", "--quiet", "--per-connection",
+        self.assertEqual(command, ["t", "load", "mmtp://a/b", "--json", "out", "--quiet", "--ca", "ca", "--per-connection",
                                    "3", "--fast-open"])
+        self.assertNotIn("--ca", tools.load_command("t", "http://a/b", "ca", "out"))
 
 
 NEWCOMERS = {"label": "", "kind": "early", "connections": 10, "seconds": 1.0, "kinds": {"early": 8, "full": 2}, "errors": 1,
