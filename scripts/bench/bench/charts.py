@@ -45,6 +45,10 @@ def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start"
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
+def rect(kind: str, x: float, y: float, width: float) -> str:
+    return f'<rect class="{kind}" x="{x}" y="{y:.1f}" width="{width:.1f}" height="{BAR_HEIGHT}" rx="2"/>'
+
+
 def frame(title: str, subtitle: str, height: float, parts: list) -> str:
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" '
             f'height="{height:.0f}" role="img" aria-label="{escape(title)}">')
@@ -79,7 +83,7 @@ def bar(y: float, label: str, words: str, spread: dict, scale: float) -> list:
         told += f" ({number(spread['min'])}–{number(spread['max'])})"
     return [
         text(NAME_WIDTH - 8, middle + 4.5, words, "", "end"),
-        f'<rect class="{kind_of(label)}" x="{NAME_WIDTH}" y="{y:.1f}" width="{length:.1f}" height="{BAR_HEIGHT}" rx="2"/>',
+        rect(kind_of(label), NAME_WIDTH, y, length),
         f'<line class="spread" x1="{low:.1f}" y1="{middle:.1f}" x2="{high:.1f}" y2="{middle:.1f}"/>',
         text(max(high, NAME_WIDTH + length) + 8, middle + 4.5, told),
     ]
@@ -93,10 +97,11 @@ def target_chart(title: str, subtitle: str, rows: list) -> str:
     for words, value, limit in rows:
         middle = y + BAR_HEIGHT / 2
         kind = "met" if value <= limit else "missed"
+        told = f"{value:.2f} of {limit:.2f}" + ("" if value <= limit else ", missed")
         parts += [
             text(392, middle + 4.5, words, "", "end"),
-            f'<rect class="{kind}" x="400" y="{y:.1f}" width="{value / limit * scale:.1f}" height="{BAR_HEIGHT}" rx="2"/>',
-            text(400 + max(value / limit, 1.0) * scale + 10, middle + 4.5, f"{value:.2f} of {limit:.2f}{'' if value <= limit else ', missed'}"),
+            rect(kind, 400, y, value / limit * scale),
+            text(400 + max(value / limit, 1.0) * scale + 10, middle + 4.5, told),
         ]
         y += BAR_HEIGHT + BAR_GAP + 2
     line = f'<line class="limit" x1="{400 + scale:.1f}" y1="{TOP - 6}" x2="{400 + scale:.1f}" y2="{y:.1f}"/>'

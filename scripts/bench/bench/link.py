@@ -57,7 +57,8 @@ class LinkedSite(Site):
 
     def __init__(self, settings, case: str, profile: str):
         super().__init__(settings, case)
-        self.environment = os.environ | {"NET_PREFIX": f"tlb{os.getpid()}", "NET_CORES": str(settings.other_core)}
+        self.environment = os.environ | {"NET_PREFIX": f"tlb{os.getpid()}", "NET_CORES": str(settings.other_core),
+                                         "NET_STATE": str(self.directory / "net")}
         self.profile = profile
 
     def __enter__(self):
@@ -74,8 +75,9 @@ class LinkedSite(Site):
         return self
 
     def stop(self) -> None:
-        super().stop()
+        self.end_all()
         subprocess.run([NET, "down"], env=self.environment, capture_output=True, check=False)
+        super().stop()
 
     def net(self, *words: str) -> str:
         done = subprocess.run([NET, *words], env=self.environment, capture_output=True, text=True, check=False)
@@ -85,7 +87,7 @@ class LinkedSite(Site):
 
     def launch_in(self, place: str, name: str, command: list, **how):
         core = self.settings.contestant_core if place == "pop" else self.settings.other_core
-        prefix = ["env", f"NET_PREFIX={self.environment['NET_PREFIX']}", NET, "exec", place]
+        prefix = ["env", *(f"{name}={self.environment[name]}" for name in ("NET_PREFIX", "NET_STATE")), NET, "exec", place]
         return self.launch(name, [*prefix, *command], core, **how)
 
     def answers_in(self, place: str, url: str) -> bool:

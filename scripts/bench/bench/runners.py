@@ -312,7 +312,7 @@ def half_load(case, run: Run) -> None:
     connections = case.options["connections"]
     with Site(run.settings, case.name) as site:
         start_all(site, run, case.contestants)
-        rate = round(saturation(site, run, by_name[case.options["measure"]], connections) / 2)
+        rate = round(saturation(site, run, by_name[case.options["measure"]], case.options["saturating"]) / 2)
         run.say(f"  half of saturation: {rate} requests/s")
         for index, label in run.turns(list(by_name)):
             contestant, warm_s = by_name[label], 0.5

@@ -78,9 +78,13 @@ class Site:
     def __exit__(self, *_):
         self.stop()
 
-    def stop(self) -> None:
+    def end_all(self) -> None:
+        """Clients first, the origin last."""
         for name in list(self.processes)[::-1]:
             self.end(name)
+
+    def stop(self) -> None:
+        self.end_all()
         if self.settings.keep:
             kept = self.settings.keep / self.case
             kept.mkdir(parents=True, exist_ok=True)
