@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2317
 # The acceptance of MTLS (docs/MTLS.md) at full size, on loopback, with clients that nobody here wrote wherever there is one:
 #
 #   1  openssl s_client, curl and rustls resume, early data is accepted once, testssl.sh finds nothing bad
@@ -6,7 +7,7 @@
 #   5  100 000 handshakes with early data, every tenth first flight sent again: nothing is forwarded twice
 #   6  a storm of full handshakes at three times capacity beside 64 established connections
 #
-# A figure per line, and exit 1 if one is missed. Points 2 and 3 are scripts/bench-newcomers.sh and scripts/bench-idle.sh.
+# A figure per line, and exit 1 if one is missed. Points 2 and 3 are `scripts/bench/run.sh --only new,idle`.
 # Usage: scripts/acceptance-mtls.sh [POINT...]      all of them unless named; 6 wants a quiet machine
 # Environment: TRUNKLINE, NEWCOMERS (paths of the binaries; built if not set), HANDSHAKES (of point 5), RSA_BITS (of the second
 # certificate), TESTSSL_OUT=FILE (keeps what testssl.sh says)
@@ -30,43 +31,11 @@ for tool in openssl curl nginx wrk redis-server testssl python3 taskset; do
     }
 done
 work=$(mktemp --directory --tmpdir trunkline-acceptance-XXXXXX)
-declare -A pids=()
-missed=0
-
-stop() { # name
-    [ -n "${pids[$1]:-}" ] || return 0
-    kill -CONT "${pids[$1]}" 2> /dev/null || true
-    kill "${pids[$1]}" 2> /dev/null || true
-    wait "${pids[$1]}" 2> /dev/null || true
-    unset "pids[$1]"
-}
-
-# Ends what was started here, by the ids it was started with.
-clean_up() {
-    local name
-    exec 8>&- 2> /dev/null || true
-    for name in "${!pids[@]}"; do stop "$name"; done
-    rm --recursive --force "$work"
-}
+# shellcheck source-path=SCRIPTDIR source=bench/lib.sh
+source scripts/bench/lib.sh
 trap clean_up EXIT
 
-report() { # point, right or wrong (0/1), text
-    if [ "$2" -eq 0 ]; then
-        printf 'ok      %s: %s\n' "$1" "$3"
-    else
-        printf 'MISSED  %s: %s\n' "$1" "$3"
-        missed=1
-    fi
-}
-
-fail() {
-    echo "cannot go on: $1" >&2
-    tail --lines 20 "$work"/*.log >&2 || true
-    exit 1
-}
-
-# Outside the range from which the kernel takes the ports of connections.
-base=$((12000 + $$ % 15000))
+base=$(port_row)
 origin=127.0.0.1:$base
 counting_origin=127.0.0.1:$((base + 1))
 trunks=127.0.0.1:$((base + 2))
@@ -77,21 +46,10 @@ gateway_admin=127.0.0.1:$((base + 5))
 port() { echo $((base + 10 * $1 + $2)); }
 at() { echo "127.0.0.1:$(port "$1" "$2")"; }
 web=0 counted=1 rsa=2 admin=3
-second_core=$(($(nproc) > 1 ? 1 : 0))
 elsewhere=(taskset --cpu-list "$second_core")
 
-wait_for() { # seconds, text, command...
-    local until=$((SECONDS + $1)) what=$2
-    shift 2
-    until "$@"; do
-        [ "$SECONDS" -lt "$until" ] || fail "not in time: $what"
-        sleep 0.05
-    done
-}
-
 figure() { # POP, name; sums over labels when the name has none
-    curl --silent --fail "http://$(at "$1" $admin)/metrics" \
-        | awk -v name="$2" '$1 == name || index($1, name "{") == 1 { sum += $2; found = 1 } END { print sum + 0; exit !found }'
+    admin_figure "$(at "$1" "$admin")" "$2"
 }
 
 fresh_figure() { # workers publish every 200 ms
@@ -99,81 +57,54 @@ fresh_figure() { # workers publish every 200 ms
     figure "$@"
 }
 
-is_ready() { curl --silent --fail --output /dev/null "http://$1/ready"; }
-
 field() { # JSON path, file: of its last line
     python3 -c 'import functools, json, sys; print(functools.reduce(lambda value, key: value.get(key, 0) if value else 0, sys.argv[1].split("."), json.loads(open(sys.argv[2]).readlines()[-1])))' "$1" "$2"
 }
 
 holds() { python3 -c "import sys; sys.exit(not ($1))"; }
 
-write_pop() { # POP, tickets section, listener keys
-    local section
-    {
-        printf 'id = "pop-%s"\ncores = [0]\n' "$1"
-        for section in "web pop $(at "$1" $web)" "counted pop $(at "$1" $counted)" "web rsa $(at "$1" $rsa)"; do
-            # shellcheck disable=SC2086
-            set -- "$1" "$2" "$3" $section
-            printf '[[listen]]\naddress = "%s"\ncertificate = "certs/%s.pem"\nkey = "certs/%s.key"\ntunnel = "%s"\n%s\n' \
-                "$6" "$5" "$5" "$4" "$3"
-        done
-        printf '[backbone]\nca = "certs/ca.pem"\ncertificate = "certs/pop.pem"\nkey = "certs/pop.key"\n'
-        printf '[[backbone.gateway]]\nname = "dc-a"\naddress = "%s"\n[admin]\naddress = "%s"\n%s\n' \
-            "$trunks" "$(at "$1" $admin)" "$2"
-    } > "$work/pop-$1.toml"
+# The listeners of a POP behind its first one: tunnel to the counting origin, a certificate with an RSA key.
+more_listeners() { # POP
+    local early='tunnel_early_data = "allow"'
+    printf '[[listen]]\n'
+    printf '[[listen]]\naddress = "%s"\ncertificate = "certs/%s.pem"\nkey = "certs/%s.key"\ntunnel = "%s"\n%s\n' \
+        "$(at "$1" "$counted")" pop pop counted "$early" "$(at "$1" "$rsa")" rsa rsa web "$early"
+}
+
+write_pop() { # POP, tickets section
+    render_peer pop.toml id="pop-$1" core=0 address=127.0.0.1 pop_port="$(port "$1" "$web")" gateway_address=127.0.0.1 \
+        gateway_port="${trunks#*:}" admin_port="$(port "$1" "$admin")" --merge "$(more_listeners "$1")" --merge "$2" \
+        > "$work/pop-$1.toml"
 }
 
 start_pop() { # POP, tickets section
-    write_pop "$1" "$2" 'tunnel_early_data = "allow"'
+    write_pop "$1" "$2"
     "$trunkline" pop --config "$work/pop-$1.toml" --check > "$work/check-$1.log" 2>&1 || fail "the configuration of POP $1"
     "$trunkline" pop --config "$work/pop-$1.toml" 2>> "$work/pop-$1.log" & pids[pop-$1]=$!
-    wait_for 10 "POP $1 is ready" is_ready "$(at "$1" $admin)"
+    wait_for 10 "POP $1 is ready" is_ready "$(at "$1" "$admin")"
+}
+
+# Requests of MMTP go to the counting origin, and so does a second tunnel.
+more_services() {
+    printf '[[service]]\n[[service]]\nupstream = ["%s"]\n' "$counting_origin"
+    printf '[[service]]\nname = "counted"\nkind = "tunnel"\nupstream = ["%s"]\n' "$counting_origin"
 }
 
 set_up() {
     "$trunkline" certs --out "$work/certs" --name localhost > /dev/null
-    openssl req -x509 -newkey rsa:$rsa_bits -nodes -keyout "$work/certs/rsa.key" -out "$work/certs/rsa.pem" -days 90 \
+    openssl req -x509 -newkey "rsa:$rsa_bits" -nodes -keyout "$work/certs/rsa.key" -out "$work/certs/rsa.pem" -days 90 \
         -subj /CN=localhost -addext subjectAltName=DNS:localhost 2> /dev/null
-    mkdir --parents "$work/nginx/files"
-    printf '%0281d' 0 > "$work/nginx/files/281"
-    cp "$work/nginx/files/281" "$work/nginx/files/index.html"
-    local modules=/usr/lib/nginx/modules/ngx_stream_module.so
-    cat > "$work/nginx.conf" << NGINX
-load_module $modules;
-daemon off; master_process off; pid $work/nginx.pid; error_log $work/nginx.log; worker_rlimit_nofile 20000;
-events { worker_connections 16384; }
-http {
-    access_log off; keepalive_requests 1000000000;
-    server { listen $origin backlog=4096; root $work/nginx/files; }
-}
-# Takes connections and closes them: what a storm costs its own core, without the POP.
-stream { server { listen $decoy backlog=4096; return x; } }
-NGINX
-    chmod 755 "$work" "$work/nginx"
-    cat > "$work/gateway.toml" << TOML
-id = "dc-a-1"
-cores = [$second_core]
-[listen]
-address = "$trunks"
-certificate = "certs/gateway.pem"
-key = "certs/gateway.key"
-client_ca = "certs/ca.pem"
-[[service]]
-name = "web"
-kind = "tunnel"
-upstream = ["$origin"]
-[[service]]
-name = "counted"
-kind = "tunnel"
-upstream = ["$counting_origin"]
-[[service]]
-name = "pay"
-kind = "http"
-upstream = ["$counting_origin"]
-[admin]
-address = "$gateway_admin"
-TOML
-    "${elsewhere[@]}" nginx -c "$work/nginx.conf" -p "$work" -e "$work/nginx.log" & pids[nginx]=$!
+    mkdir --parents "$work/www"
+    printf '%0281d' 0 > "$work/www/281"
+    cp "$work/www/281" "$work/www/index.html"
+    chmod 755 "$work"
+    # The decoy takes connections and closes them: what a storm costs its own core, without the POP.
+    render_peer nginx-origin.conf directory="$work" address=127.0.0.1 origin_port="${origin#*:}" \
+        modules='load_module /usr/lib/nginx/modules/ngx_stream_module.so;' \
+        more="stream { server { listen $decoy backlog=4096; return x; } }" > "$work/origin.conf"
+    render_peer gateway.toml core="$second_core" address=127.0.0.1 gateway_port="${trunks#*:}" origin_address=127.0.0.1 \
+        origin_port="${origin#*:}" admin_port="${gateway_admin#*:}" --merge "$(more_services)" > "$work/gateway.toml"
+    "${elsewhere[@]}" nginx -c "$work/origin.conf" -p "$work" -e "$work/origin-error.log" 2>> "$work/origin.log" & pids[nginx]=$!
     "$trunkline" gateway --config "$work/gateway.toml" 2>> "$work/gateway.log" & pids[gateway]=$!
     wait_for 10 'the gateway is ready' is_ready "$gateway_admin"
 }
@@ -183,7 +114,7 @@ TOML
 request_head() { printf 'GET /281 HTTP/1.1\r\nHost: localhost\r\n%s\r\n' "${1:-}"; }
 
 s_client() { # what stands on standard input is the request; further arguments are openssl's
-    timeout 20 openssl s_client -connect "localhost:$(port 1 $web)" -servername localhost -CAfile "$work/certs/ca.pem" \
+    timeout 20 openssl s_client -connect "localhost:$(port 1 "$web")" -servername localhost -CAfile "$work/certs/ca.pem" \
         -verify_return_error -tls1_3 -ign_eof "$@" 2>&1
 }
 
@@ -219,7 +150,7 @@ point_1_openssl() {
 
 point_1_curl() {
     local before after wrong=0 url
-    url=https://localhost:$(port 1 $web)/281
+    url=https://localhost:$(port 1 "$web")/281
     before=$(fresh_figure 1 'trunkline_handshakes_total{kind="resumed"}')
     # Three connections of one process: each answer ends with its connection.
     curl --silent --show-error --verbose --cacert "$work/certs/ca.pem" --header 'Connection: close' "$url" "$url" "$url" \
@@ -233,7 +164,7 @@ point_1_rustls() {
     local kind wrong
     for kind in full resumed early; do
         wrong=0
-        "$newcomers" "$kind" --target "$(at 1 $web)" --ca "$work/certs/ca.pem" --connections 500 > "$work/json" || wrong=1
+        "$newcomers" "$kind" --target "$(at 1 "$web")" --ca "$work/certs/ca.pem" --connections 500 > "$work/json" || wrong=1
         report 1 "$wrong" "rustls: $kind: $(field kinds "$work/json"), errors $(field errors "$work/json")"
     done
 }
@@ -244,7 +175,7 @@ point_1_testssl() {
         # No name is looked up outside, and no list of clients simulated: protocols, ciphers, defaults, weaknesses.
         timeout 570 testssl --quiet --color 0 --warnings off --nodns none --ip 127.0.0.1 --add-ca "$work/certs/ca.pem" \
             --protocols --std --server-preference --fs --server-defaults --headers --vulnerable \
-            --jsonfile "$work/testssl-$target.json" "localhost:$(port 1 ${!target})" > "$work/testssl-$target" 2>&1 || true
+            --jsonfile "$work/testssl-$target.json" "localhost:$(port 1 "${!target}")" > "$work/testssl-$target" 2>&1 || true
         [ -z "${TESTSSL_OUT:-}" ] || cp "$work/testssl-$target" "$TESTSSL_OUT-$target"
         severe=$(python3 - "$work/testssl-$target.json" << 'PY'
 import collections, json, sys
@@ -286,7 +217,7 @@ start_redis() {
 returning() { # file, arguments...
     local file=$1
     shift
-    "$newcomers" "$@" --target "$(at 1 $web)" --target "$(at 2 $web)" --ca "$work/certs/ca.pem" --threads 1 > "$file"
+    "$newcomers" "$@" --target "$(at 1 "$web")" --target "$(at 2 "$web")" --ca "$work/certs/ca.pem" --threads 1 > "$file"
 }
 
 # Users get their tickets, then something happens, then they return.
@@ -316,7 +247,7 @@ point_4() {
     chmod 600 "$work/ticket-keys.toml"
     local tickets wrong pop
     tickets=$(printf '[tickets]\nstore = "redis://127.0.0.1:%s/0"\nkeys = "ticket-keys.toml"' "$redis_port")
-    for pop in 1 2; do start_pop $pop "$tickets"; done
+    for pop in 1 2; do start_pop "$pop" "$tickets"; done
     sleep 1 # the POPs find redis-server
 
     wrong=0
@@ -336,7 +267,7 @@ point_4() {
     wrong=0
     returning "$work/json" resumed --users 100 --connections 500 || wrong=1
     report 4 "$wrong" "redis-server is back, empty: $(field kinds "$work/json"), errors $(field errors "$work/json")"
-    for pop in pop-1 pop-2 redis; do stop $pop; done
+    for pop in pop-1 pop-2 redis; do stop "$pop"; done
 }
 
 point_4_without_redis() { # text, command...
@@ -367,12 +298,12 @@ judge_replay() { # right or wrong so far, text
 
 point_5() {
     start_pop 1 ''
-    replay 'tunnel, one POP' "$handshakes" --target "$(at 1 $counted)"
-    replay 'MMTP, one POP' $((handshakes / 5)) --target "$(at 1 $web)" --alpn mmtp
+    replay 'tunnel, one POP' "$handshakes" --target "$(at 1 "$counted")"
+    replay 'MMTP, one POP' $((handshakes / 5)) --target "$(at 1 "$web")" --alpn mmtp
     # A restart between the flights and their copies.
     rm --force "$work/go" && mkfifo "$work/go"
     local wrong=0
-    "$newcomers" replay --origin "$counting_origin" --connections 3000 --ca "$work/certs/ca.pem" --target "$(at 1 $counted)" \
+    "$newcomers" replay --origin "$counting_origin" --connections 3000 --ca "$work/certs/ca.pem" --target "$(at 1 "$counted")" \
         --after < "$work/go" > "$work/json" & pids[client]=$!
     exec 8> "$work/go"
     wait_for 120 'the flights are sent' grep --quiet waiting "$work/json"
@@ -390,16 +321,16 @@ point_5() {
     chmod 600 "$work/ticket-keys.toml"
     local tickets pop
     tickets=$(printf '[tickets]\nstore = "redis://127.0.0.1:%s/0"\nkeys = "ticket-keys.toml"' "$redis_port")
-    for pop in 1 2; do start_pop $pop "$tickets"; done
+    for pop in 1 2; do start_pop "$pop" "$tickets"; done
     sleep 1
-    replay 'tunnel, two POPs that share redis-server' $((handshakes / 5)) --target "$(at 1 $counted)" --target "$(at 2 $counted)"
-    for pop in pop-1 pop-2 redis; do stop $pop; done
+    replay 'tunnel, two POPs that share redis-server' $((handshakes / 5)) --target "$(at 1 "$counted")" --target "$(at 2 "$counted")"
+    for pop in pop-1 pop-2 redis; do stop "$pop"; done
 }
 
 # ---- point 6 ----
 
 established() { # file, seconds
-    "${elsewhere[@]}" wrk --threads 1 --connections 64 --duration "$2s" --latency "https://localhost:$(port 1 $web)/281" > "$1"
+    "${elsewhere[@]}" wrk --threads 1 --connections 64 --duration "$2s" --latency "https://localhost:$(port 1 "$web")/281" > "$1"
 }
 
 wrk_rate() { awk '/^Requests\/sec/ { print $2 }' "$1"; }
@@ -447,7 +378,7 @@ point_6() {
     for listener in web rsa; do
         [ "$listener" = web ] && key='ECDSA P-256' || key="RSA $rsa_bits"
         # Few at a time: as many as the POP can do, and no heap of those it cannot.
-        storm "$work/storm" "$(at 1 ${!listener})" 30000 4 --outstanding 64
+        storm "$work/storm" "$(at 1 "${!listener}")" 30000 4 --outstanding 64
         capacity=$(field flights_per_s "$work/storm")
         report 6 0 "$key: capacity with nothing else to do: ${capacity%.*} handshakes/s"
         settle
@@ -456,7 +387,7 @@ point_6() {
         # What the storm takes from core 1, where wrk, origin and gateway run, is not the POP's doing: the same storm
         # against something else on that core shows it.
         beside_storm "$work/control" "$work/storm-control" "$decoy" "$rate"
-        beside_storm "$work/wrk" "$work/storm" "$(at 1 ${!listener})" "$rate"
+        beside_storm "$work/wrk" "$work/storm" "$(at 1 "${!listener}")" "$rate"
         judge_storm "$key"
     done
     stop pop-1

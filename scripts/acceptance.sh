@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2317
 # The acceptance of the main path at full size, with a release build and Debian's nginx, wrk, curl and openssl on loopback:
 # a figure per point, and exit 1 if one is missed. Not part of CI: it wants a quiet machine with two cores for some
 # minutes. Usage: scripts/acceptance.sh [POINT...]   points: 2 3 4 5; all of them unless named.
@@ -11,58 +12,17 @@ points=("$@")
 cargo build --release --quiet
 trunkline=$PWD/target/release/trunkline
 work=$(mktemp --directory --tmpdir trunkline-acceptance-XXXXXX)
-declare -A pids=()
-missed=0
-
-# Ends what was started here, by the ids it was started with.
-clean_up() {
-    local id
-    for id in "${pids[@]}"; do kill "$id" 2> /dev/null || true; done
-    for id in "${pids[@]}"; do wait "$id" 2> /dev/null || true; done
-    rm --recursive --force "$work"
-}
+# shellcheck source-path=SCRIPTDIR source=bench/lib.sh
+source scripts/bench/lib.sh
 trap clean_up EXIT
 
-report() { # point, right or wrong (0/1), text
-    if [ "$2" -eq 0 ]; then
-        printf 'ok      %s: %s\n' "$1" "$3"
-    else
-        printf 'MISSED  %s: %s\n' "$1" "$3"
-        missed=1
-    fi
-}
-
-fail() {
-    echo "cannot go on: $1" >&2
-    tail --lines 20 "$work"/*.log >&2 || true
-    exit 1
-}
-
-# Outside the range from which the kernel takes the ports of connections.
-port_base=$((12000 + $$ % 15000))
+port_base=$(port_row)
 nginx_port=$port_base
 gateway_port=$((port_base + 1))
 pop_port=$((port_base + 2))
 gateway_admin=127.0.0.1:$((port_base + 3))
 pop_admin=127.0.0.1:$((port_base + 4))
 https=https://localhost:$pop_port
-cores=$(nproc)
-second_core=$((cores > 1 ? 1 : 0))
-
-figure() { # admin address, name
-    curl --silent --fail "http://$1/metrics" | awk -v name="$2" '$1 == name { print $2; found = 1 } END { exit !found }'
-}
-
-wait_for() { # seconds, text, command...
-    local until=$((SECONDS + $1)) what=$2
-    shift 2
-    until "$@"; do
-        [ "$SECONDS" -lt "$until" ] || fail "not in time: $what"
-        sleep 0.05
-    done
-}
-
-is_ready() { curl --silent --fail --output /dev/null "http://$1/ready"; }
 
 start_gateway() {
     "$trunkline" gateway --config "$work/gateway.toml" 2>> "$work/gateway.log" &
@@ -71,63 +31,16 @@ start_gateway() {
 
 set_up() {
     "$trunkline" certs --out "$work/certs" --name localhost > /dev/null
-    mkdir --parents "$work/nginx/files/store" "$work/nginx/logs"
-    printf '%0281d' 0 > "$work/nginx/files/small"
-    head --bytes 256M /dev/urandom > "$work/nginx/files/large"
-    cat > "$work/nginx/nginx.conf" << NGINX
-daemon off; worker_processes 1; pid nginx.pid; error_log logs/error.log; worker_rlimit_nofile 20000;
-events { worker_connections 8192; }
-http {
-    access_log off; client_body_temp_path tmp-body; proxy_temp_path tmp-proxy; fastcgi_temp_path tmp-fastcgi;
-    uwsgi_temp_path tmp-uwsgi; scgi_temp_path tmp-scgi;
-    keepalive_requests 1000000; client_max_body_size 1g; sendfile on;
-    server {
-        listen 127.0.0.1:$nginx_port backlog=8192; root $work/nginx/files;
-        location /store/ { dav_methods PUT DELETE; create_full_put_path on; }
-    }
-}
-NGINX
+    mkdir --parents "$work/www/store"
+    printf '%0281d' 0 > "$work/www/small"
+    head --bytes 256M /dev/urandom > "$work/www/large"
     chmod 755 "$work"
-    chmod --recursive a+rwX "$work/nginx"
-    cat > "$work/gateway.toml" << TOML
-id = "dc-a-1"
-cores = [$second_core]
-[listen]
-address = "127.0.0.1:$gateway_port"
-certificate = "certs/gateway.pem"
-key = "certs/gateway.key"
-client_ca = "certs/ca.pem"
-[[service]]
-name = "web"
-kind = "tunnel"
-upstream = ["127.0.0.1:$nginx_port"]
-[[service]]
-name = "pay"
-kind = "http"
-upstream = ["127.0.0.1:$nginx_port"]
-[admin]
-address = "$gateway_admin"
-TOML
-    cat > "$work/pop.toml" << TOML
-id = "pop-1"
-cores = [0]
-[[listen]]
-address = "127.0.0.1:$pop_port"
-certificate = "certs/pop.pem"
-key = "certs/pop.key"
-tunnel = "web"
-[backbone]
-ca = "certs/ca.pem"
-certificate = "certs/pop.pem"
-key = "certs/pop.key"
-trunks_per_core = 2
-[[backbone.gateway]]
-name = "dc-a"
-address = "127.0.0.1:$gateway_port"
-[admin]
-address = "$pop_admin"
-TOML
-    /usr/sbin/nginx -p "$work/nginx" -c "$work/nginx/nginx.conf" -e logs/error.log &
+    render_peer nginx-origin.conf directory="$work" address=127.0.0.1 origin_port="$nginx_port" > "$work/origin.conf"
+    render_peer gateway.toml core="$second_core" address=127.0.0.1 gateway_port="$gateway_port" origin_address=127.0.0.1 \
+        origin_port="$nginx_port" admin_port="${gateway_admin#*:}" > "$work/gateway.toml"
+    render_peer pop.toml core=0 address=127.0.0.1 pop_port="$pop_port" gateway_address=127.0.0.1 gateway_port="$gateway_port" \
+        admin_port="${pop_admin#*:}" > "$work/pop.toml"
+    /usr/sbin/nginx -p "$work" -c "$work/origin.conf" -e "$work/origin-error.log" 2>> "$work/origin.log" &
     pids[nginx]=$!
     start_gateway
     "$trunkline" pop --config "$work/pop.toml" 2> "$work/pop.log" &
@@ -136,10 +49,10 @@ TOML
 }
 
 has_no_clients() {
-    [ "$(figure "$pop_admin" trunkline_connections_open)" -eq 0 ] \
-        && [ "$(figure "$pop_admin" trunkline_streams_open)" -eq 0 ] \
-        && [ "$(figure "$gateway_admin" trunkline_streams_open)" -eq 0 ] \
-        && [ "$(figure "$pop_admin" trunkline_links_open)" -eq "$(figure "$pop_admin" trunkline_trunks_ready)" ]
+    [ "$(admin_figure "$pop_admin" trunkline_connections_open)" -eq 0 ] \
+        && [ "$(admin_figure "$pop_admin" trunkline_streams_open)" -eq 0 ] \
+        && [ "$(admin_figure "$gateway_admin" trunkline_streams_open)" -eq 0 ] \
+        && [ "$(admin_figure "$pop_admin" trunkline_links_open)" -eq "$(admin_figure "$pop_admin" trunkline_trunks_ready)" ]
 }
 
 settle() {
@@ -150,8 +63,8 @@ settle() {
 counters() {
     local id=${pids[pop]}
     printf 'links_open=%s streams_open=%s buffers_lent=%s descriptors=%s anonymous_kib=%s' \
-        "$(figure "$pop_admin" trunkline_links_open)" "$(figure "$pop_admin" trunkline_streams_open)" \
-        "$(figure "$pop_admin" trunkline_buffers_lent)" "$(find "/proc/$id/fd" -mindepth 1 | wc --lines)" \
+        "$(admin_figure "$pop_admin" trunkline_links_open)" "$(admin_figure "$pop_admin" trunkline_streams_open)" \
+        "$(admin_figure "$pop_admin" trunkline_buffers_lent)" "$(find "/proc/$id/fd" -mindepth 1 | wc --lines)" \
         "$(awk '/^RssAnon/ { print $2 }' "/proc/$id/status")"
 }
 
@@ -166,9 +79,9 @@ get_one() { # index
 }
 
 put_one() {
-    ca --upload-file "$work/nginx/files/large" "$https/store/$1" > /dev/null
-    [ "$(digest "$work/nginx/files/store/$1")" = "$large_digest" ] || return 1
-    rm "$work/nginx/files/store/$1"
+    ca --upload-file "$work/www/large" "$https/store/$1" > /dev/null
+    [ "$(digest "$work/www/store/$1")" = "$large_digest" ] || return 1
+    rm "$work/www/store/$1"
 }
 
 eight() { # function
@@ -187,7 +100,7 @@ timed() { # point, text, command...
 }
 
 point_2() {
-    large_digest=$(digest "$work/nginx/files/large")
+    large_digest=$(digest "$work/www/large")
     timed 2 'curl gets a page' ca --output /dev/null "$https/small"
     timed 2 'GET 256 MiB, sha256 right' get_one 0
     timed 2 'PUT 256 MiB, sha256 right' put_one 0
@@ -243,12 +156,12 @@ PYTHON
 point_3() {
     local url=mmtp://localhost:$pop_port/pay/small wrong=0
     "$trunkline" call --ca "$work/certs/ca.pem" "$url" > "$work/answer" || wrong=1
-    cmp --silent "$work/answer" "$work/nginx/files/small" || wrong=1
+    cmp --silent "$work/answer" "$work/www/small" || wrong=1
     report 3 "$wrong" "trunkline call $url gives nginx's answer"
     wrong=0
     "$trunkline" call --ca "$work/certs/ca.pem" --report json --repeat 10000 --outstanding 100 "$url" \
         > "$work/answer" 2> "$work/report" || wrong=1
-    cmp --silent "$work/answer" "$work/nginx/files/small" || wrong=1
+    cmp --silent "$work/answer" "$work/www/small" || wrong=1
     grep --quiet '"answered":10000,' "$work/report" && grep --quiet '"connections":1,' "$work/report" \
         && grep --quiet '"differing":0,' "$work/report" || wrong=1
     report 3 "$wrong" "10 000 calls with 100 outstanding: $(cat "$work/report")"
@@ -258,8 +171,8 @@ point_4() {
     local wrong=0 expected
     printf 'GET /large HTTP/1.0\r\n\r\n' | timeout 60 openssl s_client -quiet -verify_return_error \
         -CAfile "$work/certs/ca.pem" -connect "localhost:$pop_port" > "$work/answer" 2> /dev/null || wrong=1
-    expected=$(stat --format %s "$work/nginx/files/large")
-    [ "$(tail --bytes "$expected" "$work/answer" | sha256sum)" = "$(sha256sum < "$work/nginx/files/large")" ] || wrong=1
+    expected=$(stat --format %s "$work/www/large")
+    [ "$(tail --bytes "$expected" "$work/answer" | sha256sum)" = "$(sha256sum < "$work/www/large")" ] || wrong=1
     report 4 "$wrong" "openssl s_client whose input has ended gets $(stat --format %s "$work/answer") bytes, whole"
     wrong=0
     # Both directions, with close_notify of our side before the answer: no command line tool does that.

@@ -6,7 +6,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 step='start'
+# shellcheck disable=SC2154 # the trap itself sets status
 trap 'status=$?; [ "$status" -eq 0 ] || printf "\nFAILED in step: %s (exit %s)\n" "$step" "$status" >&2' EXIT
+
+# shellcheck source-path=SCRIPTDIR source=bench/lib.sh
+source scripts/bench/lib.sh
 
 begin() {
     step=$1
@@ -27,30 +31,6 @@ needed=(
     'iproute2 /sbin/ip'
 )
 
-install_missing() {
-    local missing=() entry
-    for entry in "${needed[@]}"; do
-        [ -e "${entry#* }" ] || missing+=("${entry%% *}")
-    done
-    if [ ${#missing[@]} -eq 0 ]; then
-        echo 'nothing is missing'
-        return
-    fi
-    local as_root=()
-    if [ "$(id --user)" -ne 0 ]; then
-        command -v sudo > /dev/null || {
-            echo "missing: ${missing[*]}. Run as root, or once: apt-get install ${missing[*]}" >&2
-            return 1
-        }
-        as_root=(sudo --non-interactive)
-    fi
-    echo "installing: ${missing[*]}"
-    "${as_root[@]}" apt-get update --quiet=2
-    # The tests start servers of their own: Debian's must not start, here or at the next boot of a container.
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}" < /dev/null
-}
-
 # A workspace of one package has one set of test binaries; nextest runs each test in a process of its own.
 run_tests() {
     if cargo nextest --version > /dev/null 2>&1; then
@@ -61,7 +41,7 @@ run_tests() {
 }
 
 begin 'what the tests need from Debian'
-install_missing
+install_missing "${needed[@]}"
 
 begin 'format: cargo fmt --check'
 cargo fmt --check
@@ -77,6 +57,9 @@ if [ -x scripts/spec-coverage.sh ]; then
     begin 'every MUST of docs/MMTP.md has a test: scripts/spec-coverage.sh'
     scripts/spec-coverage.sh
 fi
+
+begin 'the bench: python3 -m unittest'
+(cd scripts/bench && python3 -m unittest discover --quiet --start-directory tests --top-level-directory .)
 
 counts=$(mktemp)
 trap 'status=$?; rm --force "$counts"; [ "$status" -eq 0 ] || printf "\nFAILED in step: %s (exit %s)\n" "$step" "$status" >&2' EXIT

@@ -1,0 +1,174 @@
+"""The command: chooses cases, measures them one after another, writes results and the report."""
+
+import argparse
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from . import cases, machine, report, runners, stats, targets
+from .site import Settings
+
+ROOT = Path(__file__).resolve().parents[3]
+TOOLS = ("nginx", "haproxy", "wrk", "h2load")
+DESCRIPTORS_MIN = 18000
+
+
+def arguments_of(words: list) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench/run.sh", description="Trunkline beside nginx and HAProxy.")
+    add = parser.add_argument
+    add("--quick", action="store_true", help="five minutes: short rounds and few, to see that everything works")
+    add("--only", default="", metavar="CASE,…", help="these cases or groups of them")
+    add("--list", action="store_true", help="list the cases and what each takes, and end")
+    add("--rounds", type=int, help="turns of every contestant, instead of what the case says")
+    add("--seconds", type=float, help="length of what is measured of a turn, instead of what the case says")
+    add("--pop-config", default="", metavar="TOML", help="laid over the configuration of POPs, for experiments")
+    add("--gateway-config", default="", metavar="TOML", help="the same for gateways")
+    add("--keep", type=Path, metavar="DIR", help="keep configurations, logs and outputs there")
+    add("--results", type=Path, metavar="DIR", help="where results go; by default bench-results, and within it "
+        "quick/ with --quick and try/ with --rounds, --seconds or a configuration")
+    add("--report", action="store_true", help="measure nothing: write the report from the results that are there")
+    add("--compare", nargs=2, type=Path, metavar="DIR", help="measure nothing: compare the ratios of two runs")
+    return parser.parse_args(words)
+
+
+def is_experiment(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.rounds or arguments.seconds or arguments.pop_config or arguments.gateway_config)
+
+
+def results_of(arguments: argparse.Namespace) -> Path:
+    if arguments.results:
+        return arguments.results
+    base = ROOT / "bench-results"
+    return base / "quick" if arguments.quick else base / "try" if is_experiment(arguments) else base
+
+
+def instruments_of(settings: Settings) -> set:
+    """What there is to measure with."""
+    found = {tool for tool in TOOLS if machine.first_line(["which", tool])}
+    if settings.newcomers:
+        found.add("newcomers")
+    done = subprocess.run([settings.trunkline, "load", "--help"], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        found.add("load")
+        found |= {f"load --{flag}" for flag in ("handshake", "rate", "idle", "fast-open") if f"--{flag}" in done.stdout}
+    if (ROOT / "scripts/bench/net.sh").exists() and os.geteuid() == 0:
+        found.add("net.sh")
+    return found
+
+
+def missing_of(case: cases.Case, instruments: set) -> list:
+    """Needs that nothing meets; `a or b` is met by either."""
+    return [need for need in case.needs if not any(option in instruments for option in need.split(" or "))]
+
+
+def pace_of(case: cases.Case, arguments: argparse.Namespace) -> tuple:
+    """Seconds and rounds."""
+    seconds, rounds = (case.seconds_quick, case.rounds_quick) if arguments.quick else (case.seconds, case.rounds)
+    return arguments.seconds or seconds, arguments.rounds or rounds
+
+
+def measure(case: cases.Case, arguments: argparse.Namespace, settings: Settings, instruments: set) -> dict:
+    """The result of a case; one that cannot be measured says why."""
+    seconds, rounds = pace_of(case, arguments)
+    run = runners.Run(settings, seconds, rounds, arguments.quick, instruments)
+    missing, skipped = missing_of(case, instruments), None
+    began = time.monotonic()
+    if missing:
+        skipped = f"there is no {' and no '.join(missing)} here"
+    else:
+        print(f"{case.name}: {case.title}; {rounds} rounds of {seconds:g} s")
+        try:
+            case.runner(case, run)
+        except runners.TROUBLES as trouble:
+            skipped = str(trouble)
+    if skipped:
+        print(f"SKIPPED {case.name}: {skipped}")
+    summary = stats.summary_of(run.samples)
+    return {"case": case.name, "group": case.group, "title": case.title, "skipped": skipped, "absent": run.absent,
+            "seconds": seconds, "rounds": rounds, "took_s": round(time.monotonic() - began, 1),
+            "titles": {contestant.name: contestant.title for contestant in case.contestants},
+            "summary": summary, "targets": targets.judged(case.name, summary), "samples": run.samples}
+
+
+def measure_all(wanted: list, arguments: argparse.Namespace, settings: Settings, results: Path) -> None:
+    quiet = machine.quietness(2.0)
+    about = {
+        "at": time.strftime("%Y-%m-%d %H:%M:%S %z"), "command": report.command_of(sys.argv[1:]),
+        "quick": arguments.quick, "experiment": is_experiment(arguments),
+        "pop_config": arguments.pop_config, "gateway_config": arguments.gateway_config,
+        "machine": machine.description(settings.trunkline, ROOT), "quiet": quiet,
+        "warnings": machine.warnings_of(quiet),
+    }
+    if settings.contestant_core == settings.other_core:
+        about["warnings"].append("there is one core: the contestant shares it with its clients")
+    for warning in about["warnings"]:
+        print(f"WARNING: {warning}")
+    instruments = instruments_of(settings)
+    for case in wanted:
+        result = {"run": about} | measure(case, arguments, settings, instruments)
+        results.mkdir(parents=True, exist_ok=True)
+        (results / f"{case.name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        print(report.case_text(result))
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    trunkline = os.environ.get("TRUNKLINE") or str(ROOT / "target/release/trunkline")
+    newcomers = os.environ.get("NEWCOMERS") or str(ROOT / "target/release/examples/newcomers")
+    if not os.access(trunkline, os.X_OK):
+        raise SystemExit(f"no {trunkline}: cargo build --release, or set TRUNKLINE")
+    return Settings(trunkline, newcomers if os.access(newcomers, os.X_OK) else None, arguments.pop_config,
+                    arguments.gateway_config, arguments.keep)
+
+
+def list_cases(wanted: list, arguments: argparse.Namespace) -> None:
+    whole = 0.0
+    for case in wanted:
+        estimate = case.estimate_s(*pace_of(case, arguments))
+        whole += estimate
+        needs = f"   needs {', '.join(case.needs)}" if case.needs else ""
+        print(f"{case.name:15} {estimate:5.0f} s   {case.title}{needs}")
+    print(f"{'together':15} {whole:5.0f} s")
+
+
+def raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS_MIN:
+        print(f"WARNING: {hard} open descriptors are allowed, cases with many connections want {DESCRIPTORS_MIN}: "
+              "raise the hard limit (ulimit -Hn)")
+
+
+def main(words: list) -> int:
+    arguments = arguments_of(words)
+    # Asked to end, everything that was started ends as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        wanted = cases.chosen([name for name in arguments.only.split(",") if name])
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    results = results_of(arguments)
+    if arguments.compare:
+        print(report.comparison(*arguments.compare))
+        return 0
+    if arguments.list:
+        list_cases(wanted, arguments)
+        return 0
+    if not arguments.report:
+        raise_descriptor_limit()
+        os.environ["PATH"] += ":/usr/sbin:/sbin"
+        measure_all(wanted, arguments, settings_of(arguments), results)
+    # Only what was measured as the cases say becomes the repository's page.
+    is_page = results == ROOT / "bench-results"
+    page = report.write(results, ROOT / "docs" if is_page else results, ROOT)
+    print(f"results: {results}   report: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

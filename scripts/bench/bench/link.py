@@ -1,0 +1,163 @@
+"""Cases over emulated links: a phone, a POP and a data center in namespaces of their own (scripts/bench/net.sh).
+
+Every contestant's servers run at once, each in its place; clients on the phone take turns. The links go on with their
+seeded fates from turn to turn, so rounds differ, and two runs with one seed are alike.
+"""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import template, tools
+from .runners import TROUBLES, Client, percentiles
+from .site import SetUpError, Site, nginx_command, wait_for
+
+NET = Path(__file__).resolve().parent.parent / "net.sh"
+POP_ADDRESS, DC_ADDRESS, DC_DIRECT_ADDRESS = "10.77.1.2", "10.77.2.2", "10.77.3.2"
+# Connections of the client at a time: enough to count, too few to fill the link.
+CONNECTIONS = 16
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a user gets to the origin: to which address and port, speaking what, and with what his software brings along."""
+
+    name: str
+    title: str
+    address: str
+    port: str
+    options: tuple
+    scheme: str = "https"
+
+
+def ways(direct: dict, nginx: dict, tunnel: dict | None, mmtp: dict, fast: dict | None) -> tuple:
+    """Contestants with the client options of each; None leaves one out."""
+    every = (
+        ("pop-mmtp", "Trunkline, MMTP", POP_ADDRESS, "pop", mmtp, "mmtp"),
+        ("pop", "Trunkline, tunnel", POP_ADDRESS, "pop", tunnel, "https"),
+        ("nginx-pop", "nginx as POP", POP_ADDRESS, "nginx_https", nginx, "https"),
+        ("nginx-pop-fast", "nginx as POP, early + Fast Open", POP_ADDRESS, "nginx_https", fast, "https"),
+        ("direct", "direct (nginx, no POP)", DC_DIRECT_ADDRESS, "direct_https", direct, "https"),
+    )
+    return tuple(Way(name, title, address, port, tuple(options.items()), scheme)
+                 for name, title, address, port, options, scheme in every if options is not None)
+
+
+FULL, RESUMED = {"handshake": "full"}, {"handshake": "resumed"}
+EARLY = {"handshake": "early", "fast_open": True}
+COLD = ways(direct=FULL, nginx=FULL, tunnel=FULL, mmtp=FULL, fast=None)
+RETURNING = ways(direct=RESUMED, nginx=RESUMED, tunnel=RESUMED, mmtp=EARLY, fast=EARLY)
+BODY = ways(direct=RESUMED, nginx=RESUMED, tunnel=RESUMED, mmtp=EARLY, fast=EARLY)
+
+
+class LinkedSite(Site):
+    """A site whose processes are in three namespaces."""
+
+    def __init__(self, settings, case: str, profile: str):
+        super().__init__(settings, case)
+        self.environment = os.environ | {"NET_PREFIX": f"tlb{os.getpid()}", "NET_CORES": str(settings.other_core),
+                                         "NET_STATE": str(self.directory / "net")}
+        self.profile = profile
+
+    def __enter__(self):
+        try:
+            self.net("up", self.profile, "--seed", str(SEED))
+            for place in ("phone", "pop", "dc"):
+                # Both ends of Fast Open; as tuning/ has it on servers, and phones have it for clients.
+                self.net("exec", place, "sysctl", "--quiet", "--write", "net.ipv4.tcp_fastopen=3")
+            self.make_files()
+            self.start_servers()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        self.end_all()
+        subprocess.run([NET, "down"], env=self.environment, capture_output=True, check=False)
+        super().stop()
+
+    def net(self, *words: str) -> str:
+        done = subprocess.run([NET, *words], env=self.environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SetUpError(f"net.sh {' '.join(words)}: {done.stderr.strip()[-400:]}")
+        return done.stdout
+
+    def launch_in(self, place: str, name: str, command: list, **how):
+        core = self.settings.contestant_core if place == "pop" else self.settings.other_core
+        prefix = ["env", *(f"{name}={self.environment[name]}" for name in ("NET_PREFIX", "NET_STATE")), NET, "exec", place]
+        return self.launch(name, [*prefix, *command], core, **how)
+
+    def answers_in(self, place: str, url: str) -> bool:
+        """Whether a place can ask itself."""
+        command = [NET, "exec", place, "curl", "--silent", "--fail", "--insecure", "--output", "/dev/null",
+                   "--max-time", "5", url]
+        return subprocess.run(command, env=self.environment, capture_output=True, check=False).returncode == 0
+
+    def start_servers(self) -> None:
+        origin = {"directory": self.directory, "address": "0.0.0.0", "origin_port": self.port("origin")}
+        path = self.write("origin.conf", template.render_peer("nginx-origin.conf", origin))
+        process = self.launch_in("dc", "origin", nginx_command(self.directory, path, "origin"))
+        wait_for(process, lambda: self.answers_in("dc", f"http://127.0.0.1:{self.port('origin')}/281"))
+        self.start_nginx_in("dc", "nginx-direct", "127.0.0.1", "direct_https")
+        self.start_nginx_in("pop", "nginx-pop", DC_ADDRESS, "nginx_https")
+        self.start_trunkline()
+
+    def start_nginx_in(self, place: str, name: str, origin_address: str, port: str) -> None:
+        values = {"directory": self.directory, "name": name, "address": "0.0.0.0", "origin_address": origin_address,
+                  "origin_port": self.port("origin"), "https_port": self.port(port),
+                  "stream_port": self.port(f"{name}_stream")}
+        path = self.write(f"{name}.conf", template.render_peer("nginx.conf", values))
+        process = self.launch_in(place, name, nginx_command(self.directory, path, name))
+        wait_for(process, lambda: self.answers_in(place, f"https://127.0.0.1:{self.port(port)}/281"))
+
+    def start_trunkline(self) -> None:
+        settings, admin = self.settings, self.port("pop_admin")
+        gateway = {"core": settings.other_core, "address": DC_ADDRESS, "gateway_port": self.port("gateway"),
+                   "origin_address": "127.0.0.1", "origin_port": self.port("origin"),
+                   "admin_port": self.port("gateway_admin")}
+        pop = {"core": settings.contestant_core, "address": POP_ADDRESS, "pop_port": self.port("pop"),
+               "gateway_address": DC_ADDRESS, "gateway_port": self.port("gateway"), "admin_port": admin}
+        # The gateway's certificate holds names of loopback; the address here is another.
+        name = '[[backbone.gateway]]\nserver_name = "localhost"\n'
+        gateway_path = self.write("gateway.toml", template.render_peer("gateway.toml", gateway, (settings.gateway_config,)))
+        pop_path = self.write("pop.toml", template.render_peer("pop.toml", pop, (name, settings.pop_config)))
+        self.check_config("gateway", gateway_path)
+        self.check_config("pop", pop_path)
+        self.launch_in("dc", "gateway", [settings.trunkline, "gateway", "--config", gateway_path])
+        process = self.launch_in("pop", "pop", [settings.trunkline, "pop", "--config", pop_path])
+        wait_for(process, lambda: self.answers_in("pop", f"http://127.0.0.1:{admin}/ready"))
+
+
+class PhoneClient(Client):
+    """A client on the phone."""
+
+    def launched(self, command: list, **how):
+        return self.site.launch_in("phone", self.name, command, **how)
+
+
+def phone_client(site: LinkedSite, way: Way, path: str, seconds: float) -> Client:
+    service = "pay/" if way.scheme == "mmtp" else ""
+    url = f"{way.scheme}://{way.address}:{site.port(way.port)}/{service}{path}"
+    report = site.directory / "client.json"
+    command = tools.load_command(site.settings.trunkline, url, site.ca, str(report), name="localhost",
+                                 connections=CONNECTIONS, duration=f"{seconds:.0f}s", **dict(way.options))
+    return PhoneClient(site, command, tools.parse_load, report=report)
+
+
+def over_link(case, run) -> None:
+    """New connections, one request each, from the phone: time to the first byte of the answer, and to its end."""
+    by_name = {way.name: way for way in case.contestants}
+    with LinkedSite(run.settings, case.name, case.options["profile"]) as site:
+        for index, label in run.turns(list(by_name)):
+            try:
+                client = phone_client(site, by_name[label], case.options.get("path", "281"), run.seconds)
+                reading = client.reading(run.seconds)
+            except TROUBLES as trouble:
+                site.end("client")
+                run.fail(label, trouble)
+                continue
+            figures = percentiles(reading, "first_answer_micros", "first_answer_") | percentiles(reading)
+            run.note(label, index, figures | {"connections": reading["requests"]}, reading["errors"])

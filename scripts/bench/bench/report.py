@@ -1,0 +1,319 @@
+"""From results to words: tables for the terminal, docs/BENCHMARKS.md from its template, and the charts beside it."""
+
+import json
+import shlex
+from pathlib import Path
+
+from . import cases, charts, stats, template
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "BENCHMARKS.template.md"
+NOT_MEASURED = "*Not measured.*"
+# A difference smaller than this is noise, and no loss.
+LOSS_SHARE_MIN = 0.03
+# Time of the contestant's core that went to others, above which figures are marked. Interrupts are counted by tick and
+# are not the contestant's by its own clock: some is normal.
+FOREIGN_SHARE_MAX = 0.15
+
+# Per group of cases: columns of its table (metric, heading, how many micros or bytes a unit has), the first one is drawn.
+MICROS_MS = 1000.0
+CPU = ("cpu_micros", "CPU, µs", 1.0)
+CHAIN = ("chain_cpu_micros", "with its gateway, µs", 1.0)
+RATE = ("requests_per_s", "per second", 1.0)
+COLUMNS = {
+    "small": (CPU, CHAIN, RATE, ("p50_micros", "p50, ms", MICROS_MS), ("p99_micros", "p99, ms", MICROS_MS)),
+    "mmtp": (CPU, CHAIN, RATE, ("p50_micros", "p50, ms", MICROS_MS), ("p99_micros", "p99, ms", MICROS_MS)),
+    "bulk": (CPU, CHAIN, RATE),
+    "new": (CPU, CHAIN, RATE, ("first_answer_p50_micros", "first answer p50, ms", MICROS_MS),
+            ("first_answer_p99_micros", "p99, ms", MICROS_MS)),
+    "idle": (("memory_bytes", "bytes of its own", 1.0), ("memory_pss_bytes", "with its share of shared memory", 1.0)),
+    "mixed": (("p99_micros", "p99, ms", MICROS_MS), ("p50_micros", "p50, ms", MICROS_MS),
+              ("bulk_mib_per_s", "downloads, MiB/s", 1.0)),
+    "half-load": (("p99_micros", "p99, ms", MICROS_MS), ("p50_micros", "p50, ms", MICROS_MS),
+                  ("p99.9_micros", "p99.9, ms", MICROS_MS), CPU, RATE),
+    "link": (("first_answer_p50_micros", "first answer p50, ms", MICROS_MS),
+             ("first_answer_p90_micros", "p90, ms", MICROS_MS), ("p50_micros", "whole answer p50, ms", MICROS_MS),
+             ("p90_micros", "p90, ms", MICROS_MS), ("connections", "connections", 1.0)),
+}
+CHART_TITLES = {
+    "small": ("CPU per small request", "µs of CPU of the proxy's process, 281-byte body; median (min–max), shorter is better"),
+    "mmtp": ("CPU per MMTP request", "µs of CPU of the proxy's process; median (min–max), shorter is better"),
+    "bulk": ("CPU per body of 1 MiB", "µs of CPU of the proxy's process; median (min–max), shorter is better"),
+    "new": ("CPU per new connection", "connect, handshake, one request, close; µs of CPU; shorter is better"),
+    "idle": ("Memory per idle connection", "bytes of the process's own memory; shorter is better"),
+    "mixed": ("p99 of small requests beside downloads", "milliseconds, open loop; median (min–max), shorter is better"),
+    "half-load": ("p99 at half of nginx's saturation rate", "milliseconds, open loop; median (min–max), shorter is better"),
+    "link": ("Over a poor network", "median time to the first answer (last group: to the end of it), milliseconds"),
+}
+# More is better for these; less for all others.
+GAINS = {"requests_per_s", "bulk_mib_per_s", "connections"}
+# What is no contest: what was asked for, and what is summed up by another metric.
+UNJUDGED = {"connections", "bulk_mib_per_s", "memory_pss_bytes", "p50_micros", "first_answer_p90_micros", "p90_micros"}
+
+
+def command_of(words: list) -> str:
+    return shlex.join(["scripts/bench/run.sh", *words])
+
+
+def results_in(directory: Path) -> dict:
+    """Results by case, in the order of the table of cases."""
+    found = {}
+    for case in cases.CASES:
+        path = directory / f"{case.name}.json"
+        if path.exists():
+            found[case.name] = json.loads(path.read_text())
+    return found
+
+
+def title_of(result: dict, label: str) -> str:
+    """Words for a label, which may carry a phase behind the contestant's name."""
+    name, _, phase = label.partition(" ")
+    words = result["titles"].get(name, name)
+    return f"{words}, {phase}" if phase else words
+
+
+def spread_text(spread: dict | None, unit: float) -> str:
+    if not spread:
+        return "–"
+    told = charts.number(spread["median"] / unit)
+    if spread["count"] > 1:
+        told += f" ({charts.number(spread['min'] / unit)}–{charts.number(spread['max'] / unit)})"
+    return told
+
+
+def drawn_metric(result: dict) -> tuple:
+    """The column that a case is drawn and compared by."""
+    columns = COLUMNS[result["group"]]
+    return columns[2] if result["case"] == "link-body" else columns[0]
+
+
+def rows_of(result: dict) -> tuple:
+    """Headings and rows of a case's table; the last column is the first contestant's share of each."""
+    summary = result["summary"]
+    columns = [column for column in COLUMNS[result["group"]] if any(column[0] in figures for figures in summary.values())]
+    first, metric = next(iter(summary), None), drawn_metric(result)[0]
+    rows = []
+    for label, figures in summary.items():
+        ratio = stats.ratio_of(summary, first, label, metric) if label != first else None
+        rows.append([title_of(result, label), *(spread_text(figures.get(name), unit) for name, _, unit in columns),
+                     f"{ratio:.2f}" if ratio is not None else ""])
+    return ["", *(heading for _, heading, _ in columns), "first / this"], rows
+
+
+def case_text(result: dict) -> str:
+    """For the terminal."""
+    if not result["summary"]:
+        return ""
+    heads, rows = rows_of(result)
+    widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [heads, *rows]]
+    lines += [f"{verdict_word(verdict)}  {verdict_text(result, verdict)}" for verdict in result["targets"]]
+    return "\n".join([*lines, *disturbance_of(result)]) + "\n"
+
+
+def verdict_word(verdict: dict) -> str:
+    return {True: "met   ", False: "MISSED", None: "no figure"}[verdict["met"]]
+
+
+def verdict_text(result: dict, verdict: dict) -> str:
+    value = "not measured" if verdict["value"] is None else f"{verdict['value']:.3f}"
+    return (f"{title_of(result, verdict['label'])} / {title_of(result, verdict['other'])}: {value}, "
+            f"at most {verdict['limit']:.2f}")
+
+
+def markdown(heads: list, rows: list) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def errors_of(result: dict) -> list:
+    """Errors by label, summed over rounds."""
+    told = []
+    for label in result["summary"]:
+        sums = {}
+        for sample in result["samples"]:
+            if sample["label"] == label:
+                for kind, count in sample["errors"].items():
+                    sums[kind] = sums.get(kind, 0) + count
+        told += [f"{title_of(result, label)}: {count} × {kind}" for kind, count in sums.items()]
+    return told
+
+
+def disturbance_of(result: dict) -> list:
+    """Labels beside which others used the contestant's core, in words."""
+    told = []
+    for label in result["summary"]:
+        share = stats.median_of(result["summary"], label, "foreign_share")
+        if share is not None and share > FOREIGN_SHARE_MAX:
+            told.append(f"{title_of(result, label)} {share:.0%}")
+    return [f"DISTURBED: others used the contestant's core beside {', '.join(told)}."] if told else []
+
+
+def case_markdown(result: dict) -> str:
+    """A case's table with what a reader must know about it."""
+    parts = [f"**{result['title']}** (`--only {result['case']}`, {result['rounds']} rounds of {result['seconds']:g} s)", ""]
+    if result["skipped"]:
+        return "\n".join([*parts, f"Skipped: {result['skipped']}."])
+    parts.append(markdown(*rows_of(result)))
+    absent = [f"Without {title_of(result, label)}: {one_line(reason)}." for label, reason in result["absent"].items()]
+    errors = [f"Errors: {'; '.join(errors_of(result))}."] if errors_of(result) else []
+    notes = [*absent, *errors, *disturbance_of(result)]
+    return "\n".join([*parts, *([""] if notes else []), *notes])
+
+
+def one_line(words: str, length_max: int = 300) -> str:
+    return " ".join(words.split())[:length_max].rstrip(".")
+
+
+def group_markdown(results: dict, group: str, charts_path: str) -> str:
+    members = [result for result in results.values() if result["group"] == group]
+    if not members:
+        return NOT_MEASURED
+    drawing = [f"![{CHART_TITLES[group][0]}]({charts_path}/{group}.svg)"] if any(m["summary"] for m in members) else []
+    return "\n\n".join([*drawing, *(case_markdown(result) for result in members)])
+
+
+def targets_markdown(results: dict) -> str:
+    rows = []
+    for result in results.values():
+        for verdict in result["targets"]:
+            value = "not measured" if verdict["value"] is None else f"{verdict['value']:.2f}"
+            rows.append([str(verdict["point"]), result["title"], title_of(result, verdict["label"]),
+                         title_of(result, verdict["other"]), COLUMN_WORDS[verdict["metric"]], value,
+                         f"{verdict['limit']:.2f}", {True: "met", False: "**missed**", None: "–"}[verdict["met"]]])
+    if not rows:
+        return NOT_MEASURED
+    return markdown(["", "case", "figure of", "over", "what", "ratio", "at most", ""], rows)
+
+
+COLUMN_WORDS = {"cpu_micros": "CPU", "p99_micros": "p99", "first_answer_p50_micros": "median time to first answer"}
+
+
+def losses_of(result: dict) -> list:
+    """Where a Trunkline contestant is behind one of the others by more than noise, in words."""
+    words = {name: heading for name, heading, _ in COLUMNS[result["group"]]}
+    told = []
+    for label in result["summary"]:
+        if not label.startswith("pop") or "elsewhere" in label:
+            continue
+        for metric in result["summary"][label]:
+            if metric not in words or metric in UNJUDGED:
+                continue
+            told += loss(result, label, metric, words[metric])
+    return told
+
+
+def loss(result: dict, label: str, metric: str, words: str) -> list:
+    """One line if the best of the others of the same phase is better."""
+    summary, phase = result["summary"], label.partition(" ")[2]
+    others = {other: stats.median_of(summary, other, metric) for other in summary
+              if not other.startswith("pop") and other.partition(" ")[2] == phase}
+    others = {other: value for other, value in others.items() if value}
+    own = stats.median_of(summary, label, metric)
+    if not others or not own:
+        return []
+    best = (max if metric in GAINS else min)(others, key=others.get)
+    behind = others[best] / own if metric in GAINS else own / others[best]
+    if behind <= 1 + LOSS_SHARE_MIN:
+        return []
+    unit = next(unit for name, _, unit in COLUMNS[result["group"]] if name == metric)
+    told = (f"- {result['title']}: {title_of(result, label)}, {words}: {charts.number(own / unit)}; "
+            f"{title_of(result, best)}: {charts.number(others[best] / unit)} ({behind:.2f} times better)")
+    return [told]
+
+
+def losses_markdown(results: dict) -> str:
+    lines = [line for result in results.values() for line in losses_of(result)]
+    return "\n".join(lines) if lines else (NOT_MEASURED if not results else "Nowhere in these cases.")
+
+
+def runs_markdown(results: dict) -> str:
+    """Machine and versions, once per run: results of several runs may stand side by side."""
+    runs = {}
+    for result in results.values():
+        runs.setdefault(json.dumps(result["run"], sort_keys=True), []).append(result["case"])
+    parts = []
+    for told, names in runs.items():
+        run = json.loads(told)
+        what = run["machine"]
+        versions = ", ".join(f"{name} {version or 'unknown'}" for name, version in what["versions"].items())
+        hardware = (f"- {what['processor']}, {what['cores']} cores{' of a virtual machine' if what['virtual'] else ''}, "
+                    f"{what['memory_gib']} GiB, {what['system']}, Linux {what['kernel']}")
+        parts.append("\n".join([
+            f"- `{run['command']}`, {run['at']}: {', '.join(names)}",
+            hardware,
+            f"- {versions}",
+            f"- before the run {run['quiet']['idle_share']:.0%} idle, {run['quiet']['steal_share']:.1%} stolen by the host",
+            *(f"- **{warning}**" for warning in run["warnings"]),
+            *(["- an experiment: seconds, rounds or configurations of its own, see the command"] if run["experiment"] else []),
+        ]))
+    return "\n\n".join(parts) if parts else NOT_MEASURED
+
+
+def chart_of(results: dict, group: str) -> str | None:
+    groups = []
+    for result in results.values():
+        if result["group"] != group or not result["summary"]:
+            continue
+        metric, _, unit = drawn_metric(result)
+        rows = []
+        for label, figures in result["summary"].items():
+            if metric in figures:
+                spread = {key: figures[metric][key] / unit for key in ("median", "min", "max")}
+                rows.append((label, title_of(result, label), spread | {"count": figures[metric]["count"]}))
+        if rows:
+            groups.append((result["title"], rows))
+    return charts.bars(*CHART_TITLES[group], groups) if groups else None
+
+
+def targets_chart(results: dict) -> str | None:
+    rows = [(f"{result['case']}: {verdict['label']} / {verdict['other']}", verdict["value"], verdict["limit"])
+            for result in results.values() for verdict in result["targets"] if verdict["value"] is not None]
+    return charts.target_chart("Targets", "each ratio as a share of what it may be at most; the line is the target",
+                               rows) if rows else None
+
+
+def write(results_directory: Path, docs: Path, root: Path) -> Path:
+    """BENCHMARKS.md and the charts beside it; the path of the page."""
+    results = results_in(results_directory)
+    drawings = docs / "bench"
+    drawings.mkdir(parents=True, exist_ok=True)
+    for name in COLUMNS:
+        drawing = chart_of(results, name)
+        if drawing:
+            (drawings / f"{name}.svg").write_text(drawing)
+    drawing = targets_chart(results)
+    if drawing:
+        (drawings / "targets.svg").write_text(drawing)
+    values = {name.replace("-", "_"): group_markdown(results, name, "bench") for name in COLUMNS}
+    values |= {"runs": runs_markdown(results), "targets": targets_markdown(results),
+               "targets_chart": "![Targets](bench/targets.svg)" if drawing else "", "losses": losses_markdown(results)}
+    page = docs / "BENCHMARKS.md"
+    page.write_text(template.render(TEMPLATE.read_text(), values, TEMPLATE.name))
+    return page.relative_to(root) if page.is_relative_to(root) else page
+
+
+def ratios_in(directory: Path) -> dict:
+    """Ratio of the first contestant to every other, by case and label, and of every target."""
+    found = {}
+    for name, result in results_in(directory).items():
+        first, metric = next(iter(result["summary"]), None), drawn_metric(result)[0]
+        for label in list(result["summary"])[1:]:
+            ratio = stats.ratio_of(result["summary"], first, label, metric)
+            if ratio is not None:
+                found[f"{name}: {first} / {label}"] = ratio
+        for verdict in result["targets"]:
+            if verdict["value"] is not None:
+                found[f"{name}: {verdict['label']} / {verdict['other']}"] = verdict["value"]
+    return found
+
+
+def comparison(one: Path, two: Path) -> str:
+    """How far the ratios of two runs are apart; targets are that they agree within 10 %."""
+    first, second = ratios_in(one), ratios_in(two)
+    lines = [f"{'ratio':50} {'first':>7} {'second':>7}  difference"]
+    for name in first:
+        if name in second:
+            difference = second[name] / first[name] - 1
+            mark = "" if abs(difference) <= 0.10 else "  MORE THAN 10 %"
+            lines.append(f"{name:50} {first[name]:7.3f} {second[name]:7.3f}  {difference:+.1%}{mark}")
+    return "\n".join(lines)

@@ -1,0 +1,278 @@
+"""A place to measure in: certificates, files, ports, the origin and the contestants, each a process ended with the site.
+
+The contestant has one core for itself; the origin, the gateway, the clients and the bench share another.
+"""
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import template, tools
+from .process import Process
+
+READY_PATIENCE_S = 15.0
+# Outside the range from which the kernel takes the ports of connections.
+PORT_MIN, PORT_MAX = 12000, 27000
+FILES = {"281": 281, "index.html": 281, "100k": 100 << 10, "1m": 1 << 20}
+
+
+class SetUpError(Exception):
+    """Something that a case needs does not work here."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to the origin: which server, which of its ports, and what is spoken there."""
+
+    name: str
+    title: str
+    server: str
+    port: str
+    scheme: str = "https"
+    changes: tuple = field(default=())
+
+
+@dataclass
+class Settings:
+    """What holds for the whole run."""
+
+    trunkline: str
+    newcomers: str | None
+    pop_config: str = ""
+    gateway_config: str = ""
+    keep: Path | None = None
+
+    def __post_init__(self):
+        allowed = sorted(os.sched_getaffinity(0))
+        self.contestant_core = allowed[0]
+        self.other_core = allowed[1] if len(allowed) > 1 else allowed[0]
+
+
+class Site:
+    """Used as a context: everything started in it ends with it."""
+
+    def __init__(self, settings: Settings, case: str):
+        self.settings, self.case = settings, case
+        self.ports, self.processes = {}, {}
+        self.status_reads = 0
+        self.directory = Path(tempfile.mkdtemp(prefix="trunkline-bench-"))
+        # Workers of nginx run as another user: let them in.
+        self.directory.chmod(0o755)
+
+    def __enter__(self):
+        # A set-up that fails half-way must not leave half of it.
+        try:
+            self.make_files()
+            self.start_origin()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def end_all(self) -> None:
+        """Clients first, the origin last."""
+        for name in list(self.processes)[::-1]:
+            self.end(name)
+
+    def stop(self) -> None:
+        self.end_all()
+        if self.settings.keep:
+            kept = self.settings.keep / self.case
+            kept.mkdir(parents=True, exist_ok=True)
+            for path in self.directory.iterdir():
+                if path.is_file():
+                    shutil.copy(path, kept)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # ---- files and ports ----
+
+    def make_files(self) -> None:
+        www = self.directory / "www"
+        www.mkdir()
+        for name, length in FILES.items():
+            (www / name).write_bytes(b"x" * length)
+        certs = self.directory / "certs"
+        command = [self.settings.trunkline, "certs", "--out", str(certs), "--name", "localhost"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SetUpError(f"trunkline certs: {done.stderr.strip()}")
+        (certs / "haproxy.pem").write_bytes((certs / "pop.pem").read_bytes() + (certs / "pop.key").read_bytes())
+
+    @property
+    def ca(self) -> str:
+        return str(self.directory / "certs" / "ca.pem")
+
+    def port(self, name: str) -> int:
+        if name not in self.ports:
+            self.ports[name] = free_port(taken=set(self.ports.values()))
+        return self.ports[name]
+
+    def url(self, contestant: Contestant, path: str = "281") -> str:
+        service = "pay/" if contestant.scheme == "mmtp" else ""
+        return f"{contestant.scheme}://localhost:{self.port(contestant.port)}/{service}{path}"
+
+    def origin_url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port('origin')}/{path}"
+
+    # ---- processes ----
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.directory / name
+        path.write_text(text)
+        return path
+
+    def launch(self, name: str, command: list, core: int, **how) -> Process:
+        process = Process(name, command, self.directory / f"{name}.log", core, **how)
+        self.processes[name] = process
+        return process
+
+    def end(self, name: str) -> None:
+        process = self.processes.pop(name, None)
+        if process:
+            process.stop()
+
+    def start_origin(self) -> None:
+        text = template.render_peer("nginx-origin.conf", {
+            "directory": self.directory, "address": "127.0.0.1", "origin_port": self.port("origin")})
+        path = self.write("origin.conf", text)
+        process = self.launch("origin", nginx_command(self.directory, path, "origin"), self.settings.other_core)
+        wait_for(process, lambda: accepts(self.port("origin")))
+
+    def start(self, contestant: Contestant) -> Process:
+        """Its server, unless that runs already."""
+        if contestant.server not in self.processes:
+            kind = contestant.server.split("-")[0]
+            starter = {"nginx": self.start_nginx, "haproxy": self.start_haproxy, "pop": self.start_pop}[kind]
+            try:
+                starter(contestant)
+            except BaseException:
+                # The next contestant of this server is told the same, instead of meeting half of it.
+                self.end(contestant.server)
+                self.end(f"{contestant.server}-gateway")
+                raise
+        return self.processes[contestant.server]
+
+    def start_nginx(self, contestant: Contestant) -> None:
+        name = contestant.server
+        https, stream = self.port(f"{name}_https"), self.port(f"{name}_stream")
+        values = {"directory": self.directory, "name": name, "address": "127.0.0.1", "origin_address": "127.0.0.1",
+                  "origin_port": self.port("origin"), "https_port": https, "stream_port": stream}
+        path = self.write(f"{name}.conf", template.render_peer("nginx.conf", values | dict(contestant.changes)))
+        process = self.launch(name, nginx_command(self.directory, path, name), self.settings.contestant_core)
+        wait_for(process, lambda: accepts(https) and accepts(stream))
+
+    def start_haproxy(self, contestant: Contestant) -> None:
+        values = {"directory": self.directory, "address": "127.0.0.1", "origin_address": "127.0.0.1",
+                  "origin_port": self.port("origin"), "haproxy_http_port": self.port("haproxy_http"),
+                  "haproxy_tcp_port": self.port("haproxy_tcp")}
+        path = self.write("haproxy.cfg", template.render_peer("haproxy.cfg", values | dict(contestant.changes)))
+        process = self.launch("haproxy", ["haproxy", "-db", "-f", path], self.settings.contestant_core)
+        wait_for(process, lambda: accepts(self.port("haproxy_http")))
+
+    def start_pop(self, contestant: Contestant) -> None:
+        """A POP and the gateway that is its own: experiments must not meet on a gateway."""
+        name = contestant.server
+        changes = dict(contestant.changes)
+        admin, gateway_port = self.port(f"{name}_admin"), self.port(f"{name}_gateway")
+        gateway = self.start_gateway(name, gateway_port, changes.get("gateway", ""))
+        values = {"core": self.settings.contestant_core, "address": "127.0.0.1",
+                  "pop_port": self.port(contestant.port), "gateway_address": "127.0.0.1",
+                  "gateway_port": gateway_port, "admin_port": admin}
+        text = template.render_peer("pop.toml", values, (changes.get("pop", ""), self.settings.pop_config))
+        path = self.write(f"{name}.toml", text)
+        self.check_config("pop", path)
+        pop = self.launch(name, [self.settings.trunkline, "pop", "--config", path], self.settings.contestant_core)
+        wait_for(pop, lambda: gateway.check() or is_ready(admin))
+
+    def start_gateway(self, pop: str, port: int, change: str) -> Process:
+        values = {"core": self.settings.other_core, "address": "127.0.0.1", "gateway_port": port,
+                  "origin_address": "127.0.0.1", "origin_port": self.port("origin"),
+                  "admin_port": self.port(f"{pop}_gateway_admin")}
+        text = template.render_peer("gateway.toml", values, (change, self.settings.gateway_config))
+        path = self.write(f"{pop}-gateway.toml", text)
+        self.check_config("gateway", path)
+        return self.launch(f"{pop}-gateway", [self.settings.trunkline, "gateway", "--config", path],
+                           self.settings.other_core)
+
+    def check_config(self, role: str, path: Path) -> None:
+        """A key that this binary does not know is a reason to skip a case, not a crash."""
+        command = [self.settings.trunkline, role, "--config", str(path), "--check"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error")]
+            raise SetUpError(f"this trunkline refuses the configuration: {(said or ['no reason told'])[0]}")
+
+    def gateway_of(self, contestant: Contestant) -> Process | None:
+        return self.processes.get(f"{contestant.server}-gateway")
+
+    # ---- readings ----
+
+    def origin_requests(self) -> int:
+        """Requests that have arrived at the origin; those that asked for this count are not in it."""
+        self.status_reads += 1
+        return tools.parse_status(fetch(self.port("origin"), "/status")[1]) - self.status_reads
+
+
+def nginx_command(directory: Path, path: Path, name: str) -> list:
+    return ["nginx", "-c", path, "-p", directory, "-e", directory / f"{name}-error.log"]
+
+
+def free_port(taken: set) -> int:
+    """A port that nothing listens on."""
+    span = PORT_MAX - PORT_MIN
+    for step in range(span):
+        port = PORT_MIN + (os.getpid() * 7 + step) % span
+        if port in taken:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise SetUpError("no free port")
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def fetch(port: int, path: str) -> tuple:
+    """Status and text."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def is_ready(admin_port: int) -> bool:
+    try:
+        return fetch(admin_port, "/ready")[0] == 200
+    except OSError:
+        return False
+
+
+def wait_for(process: Process, is_done) -> None:
+    """Until it is so; an end of the process, or no end of waiting, is an error with its log."""
+    until = time.monotonic() + READY_PATIENCE_S
+    while not is_done():
+        process.check()
+        if time.monotonic() > until:
+            raise SetUpError(f"{process.name} is not ready after {READY_PATIENCE_S:.0f} s: {process.tail()}")
+        time.sleep(0.05)

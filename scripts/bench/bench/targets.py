@@ -1,0 +1,55 @@
+"""The acceptance list of the bench as data: which figure may be at most which share of which other."""
+
+from dataclasses import dataclass
+
+from . import stats
+
+
+@dataclass(frozen=True)
+class Target:
+    """`metric` of `label` over that of `other`, both of one run of `case`, is at most `limit`."""
+
+    point: int
+    case: str
+    metric: str
+    label: str
+    other: str
+    limit: float
+
+
+TARGETS = (
+    Target(1, "small-64", "cpu_micros", "pop", "nginx-stream", 0.55),
+    Target(1, "small-64", "cpu_micros", "pop", "nginx-https", 0.40),
+    Target(1, "small-256", "cpu_micros", "pop", "nginx-stream", 0.48),
+    Target(1, "small-256", "cpu_micros", "pop", "nginx-https", 0.32),
+    Target(2, "mmtp-64x1", "cpu_micros", "pop-mmtp", "nginx-https", 0.38),
+    Target(2, "mmtp-64x16", "cpu_micros", "pop-mmtp", "nginx-h2", 0.12),
+    Target(3, "bulk", "cpu_micros", "pop-plain", "nginx-stream", 0.70),
+    Target(3, "bulk", "cpu_micros", "pop", "nginx-stream", 0.95),
+    Target(4, "new-full", "cpu_micros", "pop", "nginx-https", 0.33),
+    Target(4, "new-resumed", "cpu_micros", "pop", "nginx-https", 0.33),
+    Target(4, "new-early", "cpu_micros", "pop", "nginx-https", 0.38),
+    Target(5, "half-load", "p99_micros", "pop", "nginx-https", 1.0),
+    Target(5, "half-load", "p99_micros", "pop-mmtp", "nginx-https", 1.0),
+    Target(5, "mixed", "p99_micros", "pop beside bulk", "pop quiet", 2.0),
+    Target(5, "mixed", "p99_micros", "pop-mmtp beside bulk", "pop-mmtp quiet", 2.0),
+    Target(5, "mixed-paced", "p99_micros", "pop beside bulk", "pop quiet", 2.0),
+    Target(5, "mixed-paced", "p99_micros", "pop-mmtp beside bulk", "pop-mmtp quiet", 2.0),
+    Target(6, "link-returning", "first_answer_p50_micros", "pop-mmtp", "nginx-pop", 0.50),
+    Target(6, "link-returning", "first_answer_p50_micros", "pop-mmtp", "direct", 0.40),
+)
+
+
+def judged(case: str, summary: dict, targets: tuple = TARGETS) -> list:
+    """Every target of a case with its figure: `met` is None where nothing was measured."""
+    verdicts = []
+    for target in targets:
+        if target.case != case:
+            continue
+        value = stats.ratio_of(summary, target.label, target.other, target.metric)
+        verdicts.append({
+            "point": target.point, "case": case, "metric": target.metric, "label": target.label,
+            "other": target.other, "limit": target.limit, "value": value,
+            "met": None if value is None else value <= target.limit,
+        })
+    return verdicts

@@ -1,0 +1,185 @@
+"""Tables, losses, the page and the charts."""
+
+import json
+import tempfile
+import unittest
+from pathlib import Path
+from xml.etree import ElementTree
+
+from bench import __main__ as command
+from bench import cases, charts, report, runners, stats, targets
+
+
+def result_of(case_name: str, figures: dict, skipped: str | None = None) -> dict:
+    """As the command writes it; `figures` by label and metric, one value for each round."""
+    case = next(case for case in cases.CASES if case.name == case_name)
+    samples = [{"label": label, "round": index, "errors": {}, "figures": {name: values[index] for name, values in of.items()}}
+               for label, of in figures.items() for index in range(len(next(iter(of.values()))))]
+    summary = stats.summary_of(samples)
+    run = {"at": "now", "command": "run.sh", "experiment": False, "warnings": [], "pop_config": "", "gateway_config": "",
+           "quiet": {"idle_share": 1.0, "steal_share": 0.0},
+           "machine": {"processor": "P", "cores": 2, "virtual": True, "memory_gib": 1, "system": "S", "kernel": "6",
+                       "versions": {"nginx": "1"}}}
+    return {"run": run, "case": case.name, "group": case.group, "title": case.title, "skipped": skipped, "absent": {},
+            "seconds": 1.0, "rounds": 2, "titles": {contestant.name: contestant.title for contestant in case.contestants},
+            "summary": summary, "targets": targets.judged(case.name, summary), "samples": samples}
+
+
+SMALL = {"pop": {"cpu_micros": [10.0, 12.0], "requests_per_s": [100.0, 100.0]},
+         "nginx-stream": {"cpu_micros": [20.0, 24.0], "requests_per_s": [150.0, 150.0]}}
+
+
+class Words(unittest.TestCase):
+    def test_a_table_gives_medians_spreads_and_shares(self):
+        heads, rows = report.rows_of(result_of("small-64", SMALL))
+        self.assertEqual(heads, ["", "CPU, µs", "per second", "first / this"])
+        self.assertEqual(rows[0], ["Trunkline, tunnel", "11.0 (10.0–12.0)", "100 (100–100)", ""])
+        self.assertEqual(rows[1][-1], "0.50")
+
+    def test_losses_are_found_by_the_direction_of_the_metric(self):
+        losses = report.losses_of(result_of("small-64", SMALL))
+        self.assertEqual(len(losses), 1)
+        self.assertIn("per second: 100; nginx stream: 150 (1.50 times better)", losses[0])
+
+    def test_phases_are_compared_with_the_same_phase_of_others(self):
+        figures = {"pop quiet": {"p99_micros": [1.0]}, "pop beside bulk": {"p99_micros": [9.0]},
+                   "nginx-https quiet": {"p99_micros": [2.0]}, "nginx-https beside bulk": {"p99_micros": [3.0]}}
+        [loss] = report.losses_of(result_of("mixed", figures))
+        self.assertIn("Trunkline, tunnel, beside bulk", loss)
+        self.assertIn("nginx https, beside bulk", loss)
+
+    def test_a_disturbed_case_says_so(self):
+        figures = {"pop": {"cpu_micros": [1.0], "foreign_share": [0.4]}, "nginx-https": {"cpu_micros": [1.0], "foreign_share": [0.0]}}
+        self.assertEqual(report.disturbance_of(result_of("small-64", figures)),
+                         ["DISTURBED: others used the contestant's core beside Trunkline, tunnel 40%."])
+
+    def test_a_skipped_case_gives_its_reason(self):
+        self.assertIn("Skipped: there is no load here.", report.case_markdown(result_of("small-64", {}, "there is no load here")))
+
+
+class Page(unittest.TestCase):
+    def setUp(self):
+        self.directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def keep(self, *results: dict) -> None:
+        for result in results:
+            (self.directory / f"{result['case']}.json").write_text(json.dumps(result))
+
+    def test_the_page_is_written_from_every_kind_of_result(self):
+        self.keep(result_of("small-64", SMALL), result_of("bulk", {}, "there is no wrk here"))
+        page = report.write(self.directory, self.directory, Path("/nowhere"))
+        text = page.read_text()
+        self.assertNotIn("{{", text)
+        self.assertIn("| 1 | Small requests, 64 connections | Trunkline, tunnel | nginx stream | CPU | 0.50 | 0.55 | met |", text)
+        self.assertIn("there is no wrk here", text)
+        for name in ("small", "targets"):
+            ElementTree.parse(self.directory / "bench" / f"{name}.svg")
+
+    def test_the_page_is_written_without_any_result(self):
+        page = report.write(self.directory, self.directory, Path("/nowhere"))
+        self.assertIn(report.NOT_MEASURED, page.read_text())
+
+    def test_two_runs_are_compared_ratio_by_ratio(self):
+        self.keep(result_of("small-64", SMALL))
+        first, self.directory = self.directory, Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.keep(result_of("small-64", SMALL | {"pop": {"cpu_micros": [12.0, 12.0]}}))
+        self.assertIn("+0.0%", report.comparison(first, first))
+        self.assertNotIn("MORE", report.comparison(first, self.directory))
+        self.keep(result_of("small-64", SMALL | {"pop": {"cpu_micros": [13.0, 13.0]}}))
+        self.assertIn("MORE THAN 10 %", report.comparison(first, self.directory))
+
+
+SPREAD = {"median": 10.0, "min": 9.0, "max": 12.0, "count": 3}
+
+
+class Charts(unittest.TestCase):
+    def test_bars_are_well_formed_and_escape_words(self):
+        drawing = charts.bars("a < b & c", "\"quoted\"", [("group <1>", [("pop", "Trunkline & co", SPREAD)])])
+        root = ElementTree.fromstring(drawing)
+        words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        self.assertIn("a < b & c", words)
+        self.assertIn("Trunkline & co", words)
+        self.assertIn("10.0 (9.00–12.0)", words)
+
+    def test_nothing_is_drawn_outside(self):
+        rows = [(f"nginx-{index}", "words", {"median": index, "min": index / 2, "max": index * 2.0, "count": 2})
+                for index in range(1, 9)]
+        root = ElementTree.fromstring(charts.bars("title", "", [("one", rows), ("two", rows)]))
+        height = float(root.get("height"))
+        for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
+            self.assertLessEqual(float(rect.get("x", 0)) + float(rect.get("width")), charts.WIDTH)
+            self.assertLessEqual(float(rect.get("y", 0)) + float(rect.get("height")), height)
+
+    def test_every_name_of_the_table_has_room(self):
+        wide_px = 7.4  # of a letter at the size of labels, on average, in the widest of the fonts asked for
+        for case in cases.CASES:
+            for contestant in case.contestants:
+                longest = f"{contestant.title}, with bulk elsewhere" if case.group == "mixed" else contestant.title
+                self.assertLess(len(longest) * wide_px, charts.NAME_WIDTH - 10, longest)
+
+    def test_no_groups_and_zeros_draw_an_empty_chart(self):
+        ElementTree.fromstring(charts.bars("title", "", []))
+        zero = {"median": 0.0, "min": 0.0, "max": 0.0, "count": 1}
+        ElementTree.fromstring(charts.bars("title", "", [("one", [("pop", "w", zero)])]))
+
+    def test_targets_are_coloured_by_their_verdict(self):
+        drawing = charts.target_chart("t", "", [("a", 0.4, 0.5), ("b", 0.6, 0.5)])
+        ElementTree.fromstring(drawing)
+        self.assertEqual((drawing.count('class="met"'), drawing.count('class="missed"')), (1, 1))
+
+    def test_numbers_have_about_three_digits(self):
+        told = [charts.number(value) for value in (0.123, 9.876, 12.34, 123.4, 12345.6)]
+        self.assertEqual(told, ["0.12", "9.88", "12.3", "123", "12 346"])
+
+
+class Runs(unittest.TestCase):
+    def turns_of(self, bad_turns: dict) -> tuple:
+        """Turns of a and b in two rounds; `bad_turns` are how many attempts of a label fail."""
+        run = runners.Run(None, 1.0, 2, False, set(), say=lambda _: None)
+        taken = []
+        for index, label in run.turns(["a", "b"]):
+            taken.append((index, label))
+            if bad_turns.get(label, 0):
+                bad_turns[label] -= 1
+                run.fail(label, ValueError("stumbled"))
+        return taken, run.absent
+
+    def test_a_turn_that_fails_once_is_taken_again(self):
+        taken, absent = self.turns_of({"a": 1})
+        self.assertEqual(taken, [(0, "a"), (0, "a"), (0, "b"), (1, "b"), (1, "a")])
+        self.assertEqual(absent, {})
+
+    def test_who_fails_twice_is_dropped_and_the_others_go_on(self):
+        taken, absent = self.turns_of({"a": 9})
+        self.assertEqual(taken, [(0, "a"), (0, "a"), (0, "b"), (1, "b")])
+        self.assertEqual(absent, {"a": "stumbled"})
+
+
+class Command(unittest.TestCase):
+    def test_cases_are_chosen_by_name_and_by_group(self):
+        self.assertEqual([case.name for case in cases.chosen(["bulk", "small-64"])], ["small-64", "bulk"])
+        self.assertEqual(len(cases.chosen(["small"])), 4)
+        self.assertEqual(cases.chosen([]), list(cases.CASES))
+        with self.assertRaisesRegex(ValueError, "no case smal; there are small-16"):
+            cases.chosen(["smal"])
+
+    def test_a_need_is_met_by_either_of_two(self):
+        [case] = cases.chosen(["idle"])
+        self.assertEqual(command.missing_of(case, {"load --idle"}), [])
+        self.assertEqual(command.missing_of(case, {"wrk"}), list(case.needs))
+
+    def test_experiments_and_quick_runs_leave_the_page_alone(self):
+        base = command.results_of(command.arguments_of([]))
+        for words in (["--quick"], ["--rounds", "2"], ["--pop-config", "id = 'x'"]):
+            self.assertNotEqual(command.results_of(command.arguments_of(words)), base)
+        self.assertEqual(command.results_of(command.arguments_of(["--only", "bulk"])), base)
+
+    def test_a_full_run_takes_about_half_an_hour_and_a_quick_one_five_minutes(self):
+        for words, minutes in (([], 37), (["--quick"], 6.5)):
+            arguments = command.arguments_of(words)
+            whole = sum(case.estimate_s(*command.pace_of(case, arguments)) for case in cases.CASES)
+            self.assertLess(whole, minutes * 60)
+
+
+if __name__ == "__main__":
+    unittest.main()
