@@ -11,11 +11,10 @@ HELD_UP_MS, or a sender from its rate, so that nothing follows from the figures.
 import json
 import math
 import re
-import socket
 import statistics
 import subprocess
 import sys
-import time
+import tempfile
 
 NET, PROFILE, PING_SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 PLANS = json.load(sys.stdin)
@@ -73,15 +72,19 @@ def start_ping(stretch):
     (near, _), (_, address) = STRETCHES[stretch]
     count = str(int(PING_SECONDS / PING_INTERVAL))
     command = [NET, "exec", near, "ping", "-n", "-D", "-i", str(PING_INTERVAL), "-c", count, "-W", "6", address]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # A file takes all that ping says, while a pipe that nobody reads would make it wait.
+    said = tempfile.TemporaryFile("w+")
+    return subprocess.Popen(command, stdout=said), said
 
 
-def read_ping(process):
+def read_ping(process, said):
     """Every echo request: when it was sent (seconds, time of day), and how long it took (ms) or None."""
     pattern = re.compile(r"\[([0-9.]+)\] \d+ bytes from .* icmp_seq=(\d+) .*time=([0-9.]+) ms")
     came = {}
     duplicates = 0
-    for found in pattern.finditer(process.communicate()[0]):
+    process.wait()
+    said.seek(0)
+    for found in pattern.finditer(said.read()):
         number, took = int(found[2]), float(found[3])
         duplicates += number in came
         came[number] = (float(found[1]) - took / 1000, took)
@@ -288,8 +291,8 @@ def main():
     net("begin")
     began = json.loads(net("stats"))["began_unix_micros"] / 1e6
     pings = {stretch: start_ping(stretch) for stretch in STRETCHES}
-    for stretch, process in pings.items():
-        check_ping(stretch, *read_ping(process), began)
+    for stretch, ping in pings.items():
+        check_ping(stretch, *read_ping(*ping), began)
     check_machine("ping")
     for stretch in STRETCHES:
         check_flows(stretch)
