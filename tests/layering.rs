@@ -41,7 +41,6 @@ const CRATES: &[(&str, &[&str])] = &[
     // The demo's tunnel client is to be a stranger to Trunkline's own TLS.
     ("rustls", &["src/tls/", "src/cli/demo/tunnel.rs"]),
     ("aws_lc_rs", &["src/tls/", "src/tickets/seal.rs"]),
-    ("ring_crypto", &["src/tls/cipher.rs"]),
     ("mio", &["src/client/", "src/server/"]),
     ("core_affinity", &["src/server/", "src/load/"]),
     ("mimalloc", &["src/main.rs"]),

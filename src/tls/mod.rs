@@ -10,7 +10,6 @@
 //! Vec<u8> <- RECORD_HEADER_BYTES of place, plaintext, Session::seal
 //! ```
 
-mod cipher;
 mod derive;
 mod desk;
 mod digest;

@@ -3,10 +3,10 @@
 //! Owns a traffic secret, the cipher made from it and the count of records it has protected; never buffers, never
 //! allocates per record. Invariant: a sequence number is used once per key, and a key is not used past its limit.
 
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use rustls::ConnectionTrafficSecrets;
 use zeroize::Zeroizing;
 
-use super::cipher::{Aead, NONCE_BYTES as IV_BYTES, TAG_BYTES, key_bytes};
 use super::desk::Secret;
 use super::error::TlsError;
 use super::{Suite, schedule};
@@ -26,6 +26,8 @@ pub const KEY_UPDATE_RECORDS: u64 = RECORDS_PER_KEY_MAX / 2;
 /// Records that one key may seal: RFC 8446 5.5 allows AES-GCM 2^24.5 full-size records.
 const RECORDS_PER_KEY_MAX: u64 = 1 << 24;
 const CIPHERTEXT_BYTES_MAX: usize = PLAINTEXT_BYTES_MAX + 256;
+const TAG_BYTES: usize = 16;
+const IV_BYTES: usize = 12;
 const KEY_BYTES_MAX: usize = 32;
 
 const _: () = assert!(PLAINTEXT_BYTES_MAX + RECORD_TRAILER_BYTES <= CIPHERTEXT_BYTES_MAX);
@@ -99,6 +101,14 @@ pub(super) fn put_plain(content: ContentType, payload: &[u8], out: &mut Vec<u8>)
     out.extend_from_slice(payload);
 }
 
+fn algorithm(suite: Suite) -> &'static Algorithm {
+    match suite {
+        Suite::Aes128Gcm => &AES_128_GCM,
+        Suite::Aes256Gcm => &AES_256_GCM,
+        Suite::Chacha20Poly1305 => &CHACHA20_POLY1305,
+    }
+}
+
 /// The protection of one direction under one traffic secret after another.
 pub(super) struct Protection {
     /// What is derived from the secret. `None` while the connection rests; boxed, so that one that rests is small.
@@ -110,7 +120,7 @@ pub(super) struct Protection {
 }
 
 struct Cipher {
-    key: Aead,
+    key: LessSafeKey,
     iv: [u8; IV_BYTES],
 }
 
@@ -118,24 +128,25 @@ impl Cipher {
     /// RFC 8446 7.3.
     fn new(suite: Suite, secret: &Secret) -> Result<Box<Cipher>, TlsError> {
         let (mut key, mut iv) = (Zeroizing::new([0; KEY_BYTES_MAX]), [0; IV_BYTES]);
-        let key = &mut key[..key_bytes(suite)];
+        let key = &mut key[..algorithm(suite).key_len()];
         schedule::expand_label(suite, secret, b"key", key)?;
         schedule::expand_label(suite, secret, b"iv", &mut iv)?;
         Cipher::from_keys(suite, key, iv)
     }
 
     fn from_keys(suite: Suite, key: &[u8], iv: [u8; IV_BYTES]) -> Result<Box<Cipher>, TlsError> {
-        let key = Aead::new(suite, key).map_err(|_| TlsError::Internal("cipher refused its key"))?;
+        let unbound = UnboundKey::new(algorithm(suite), key);
+        let key = LessSafeKey::new(unbound.map_err(|_| TlsError::Internal("cipher refused its key"))?);
         Ok(Box::new(Cipher { key, iv }))
     }
 
     /// The nonce of a record: the IV with the sequence number folded in (RFC 8446 5.3).
-    fn nonce(&self, sequence: u64) -> [u8; IV_BYTES] {
+    fn nonce(&self, sequence: u64) -> Nonce {
         let mut nonce = self.iv;
         for (byte, number) in nonce[IV_BYTES - 8..].iter_mut().zip(sequence.to_be_bytes()) {
             *byte ^= number;
         }
-        nonce
+        Nonce::assume_unique_for_key(nonce)
     }
 }
 
@@ -206,7 +217,7 @@ impl Protection {
         }
         let sequence = self.sequence;
         let cipher = self.cipher()?;
-        let opened = cipher.key.open(cipher.nonce(sequence), header, body);
+        let opened = cipher.key.open_in_place(cipher.nonce(sequence), Aad::from(*header), body);
         let opened = opened.map_err(|_| TlsError::BadRecordMac)?;
         // A peer that sends 2^64 records under one key is not one this process lives to meet.
         self.sequence = self.sequence.checked_add(1).ok_or(TlsError::KeyExhausted)?;
@@ -243,8 +254,12 @@ impl Protection {
         let cipher = self.cipher()?;
         out[start..plaintext_at].copy_from_slice(&header);
         out.push(content.code());
-        let tag = cipher.key.seal(cipher.nonce(sequence), &header, &mut out[plaintext_at..]);
-        out.extend_from_slice(&tag.map_err(|_| TlsError::Internal("cipher refused to seal"))?);
+        let mut tag = [0; TAG_BYTES];
+        cipher
+            .key
+            .seal_in_place_scatter(cipher.nonce(sequence), Aad::from(header), &mut out[plaintext_at..], &[], &mut tag)
+            .map_err(|_| TlsError::Internal("cipher refused to seal"))?;
+        out.extend_from_slice(&tag);
         self.sequence += 1;
         Ok(())
     }
@@ -264,11 +279,13 @@ impl Protection {
     pub(super) fn seal_inner(&mut self, inner: &[u8]) -> Vec<u8> {
         let [high, low] = u16::try_from(inner.len() + TAG_BYTES).unwrap().to_be_bytes();
         let mut record = vec![23, 3, 3, high, low];
+        let aad = Aad::from([23, 3, 3, high, low]);
         record.extend_from_slice(inner);
+        let mut tag = [0; TAG_BYTES];
         let sequence = self.sequence;
         let cipher = self.cipher().unwrap();
-        let (header, sealed) = record.split_first_chunk_mut::<RECORD_HEADER_BYTES>().unwrap();
-        let tag = cipher.key.seal(cipher.nonce(sequence), header, sealed).unwrap();
+        let nonce = cipher.nonce(sequence);
+        cipher.key.seal_in_place_scatter(nonce, aad, &mut record[RECORD_HEADER_BYTES..], &[], &mut tag).unwrap();
         record.extend_from_slice(&tag);
         self.sequence += 1;
         record
