@@ -2,11 +2,11 @@
 //!
 //! Owns no state of its own; never touches a kernel, a clock or entropy.
 
-pub mod answers;
 pub mod backoff;
 pub mod counters;
 pub mod hex;
 pub mod limits;
+pub mod patience;
 pub mod prng;
 pub mod slab;
 pub mod time;

@@ -206,9 +206,8 @@ pub trait Role<W: Wire> {
     /// The batch of events is over: the place for work shared by all of them.
     fn pass_ended(&mut self, now: Time, wire: &mut W);
 
-    /// How long the other side takes to answer what is passed on, at the quick end. Where that is long, what arrives may wait
-    /// for company. Zero: nothing waits.
-    fn answer_time(&self) -> Duration {
+    /// How long what arrives may wait for company: what nobody will notice. Zero: not at all.
+    fn patience(&self) -> Duration {
         Duration::ZERO
     }
 

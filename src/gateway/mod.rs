@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use self::exchange::{Exchange, Kind};
 use self::upstream::Upstreams;
-use crate::base::answers::AnswerTimes;
+use crate::base::patience::Patience;
 use crate::base::slab::{Key, SideTable, Slab};
 use crate::base::time::Time;
 use crate::base::timers::{Deadline, Timers};
@@ -101,7 +101,7 @@ pub struct Gateway {
     timers: Timers<Key>,
     trunks: usize,
     draining: bool,
-    answers: AnswerTimes,
+    patience: Patience,
     /// Scratch: a header block or HTTP bytes being built.
     scratch: Vec<u8>,
     /// Scratch: what a drained connection moved.
@@ -121,7 +121,7 @@ impl Gateway {
             timers: Timers::default(),
             trunks: 0,
             draining: false,
-            answers: AnswerTimes::default(),
+            patience: Patience::new(Duration::ZERO),
             scratch: Vec::new(),
             moved: Vec::new(),
         }
@@ -147,7 +147,7 @@ impl Gateway {
                 }
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
                     let Some(key) = self.exchanges.key_at(tag) else { continue };
-                    self.answers.asked(now, key.index);
+                    self.patience.asked(now, key.index);
                     match to_upstream(&mut self.exchanges, &mut self.scratch, wire, key, bytes, end) {
                         Ok(taken) => {
                             if let Some(out) = wire.out(link) {
@@ -215,7 +215,7 @@ impl Gateway {
             expires_at: patience.map(|patience| now + patience),
         });
         trunk.connection.set_tag(stream, key.index);
-        self.answers.asked(now, key.index);
+        self.patience.asked(now, key.index);
         wire.counters().streams_open += 1;
         wire.counters().streams_opened += 1;
         self.connect(now, wire, key, true);
@@ -528,8 +528,8 @@ impl<W: Wire> Role<W> for Gateway {
         }
     }
 
-    fn answer_time(&self) -> Duration {
-        self.answers.quartile()
+    fn patience(&self) -> Duration {
+        self.patience.granted()
     }
 
     fn next_deadline(&self) -> Option<Time> {

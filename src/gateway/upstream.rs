@@ -170,7 +170,7 @@ impl Gateway {
     /// Bytes came from an upstream.
     pub(super) fn upstream_bytes<W: Wire>(&mut self, now: Time, wire: &mut W, link: LinkId, key: Key, bytes: &[u8]) {
         let Some(exchange) = self.exchanges.get(key) else { return };
-        self.answers.answered(now, key.index);
+        self.patience.answered(now, key.index);
         match exchange.kind {
             Kind::Tunnel => self.answer(wire, key, bytes, false),
             Kind::Http(_) => self.response_bytes(now, wire, link, key, bytes),

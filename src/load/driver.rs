@@ -86,7 +86,7 @@ impl<'r> Driver<'r> {
         })
     }
 
-    /// Fetches first tickets, if they are needed.
+    /// Opens connections that stay; fetches first tickets, if they are needed.
     ///
     /// # Errors
     /// When the ring breaks.

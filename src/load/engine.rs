@@ -169,16 +169,18 @@ impl Engine {
         self.wanted_kind().is_some_and(|kind| kind != HandshakeKind::Full)
     }
 
-    /// Fetches first tickets, if they are needed.
+    /// Opens connections that stay, so that no request waits for a handshake that is none of its own, or fetches first
+    /// tickets, if they are needed.
     pub(super) fn prepare(&mut self) {
-        if self.needs_tickets() {
+        if self.plan.mode == Mode::Stay || self.needs_tickets() {
             self.to_open.extend(0..self.seats.len() as u32);
         }
     }
 
-    /// Whether all that should come before the start has.
+    /// Whether all that should come before the start has, or has failed.
     pub(super) fn is_prepared(&self) -> bool {
-        self.to_open.is_empty() && self.live == 0
+        let under_way = if self.plan.mode == Mode::Stay { self.opening } else { self.live };
+        self.to_open.is_empty() && under_way == 0
     }
 
     /// Begins. With a schedule, this worker's part of it.
@@ -186,7 +188,13 @@ impl Engine {
         (self.now, self.end, self.schedule, self.stage) = (now, end, schedule, Stage::Running);
         let seats = 0..self.seats.len() as u32;
         match self.plan.mode {
-            Mode::Stay | Mode::Hold => self.to_open.extend(seats),
+            Mode::Stay => {
+                let mut is_open = vec![false; self.seats.len()];
+                let live = self.links.iter().filter(|(_, link)| link.phase.is_live());
+                live.for_each(|(_, link)| is_open[link.seat as usize] = true);
+                self.to_open.extend(seats.filter(|seat| !is_open[*seat as usize]));
+            }
+            Mode::Hold => self.to_open.extend(seats),
             Mode::Visit { .. } => self.free_seats.extend(seats),
         }
     }
@@ -251,7 +259,7 @@ impl Engine {
         while self.opening < OPENING_MAX
             && let Some(seat) = self.to_open.pop_front()
         {
-            let is_counted = self.stage != Stage::Preparing;
+            let is_counted = self.stage != Stage::Preparing || self.plan.mode == Mode::Stay;
             self.open(seat, clock(), is_counted);
         }
         if matches!(self.plan.mode, Mode::Visit { .. }) {

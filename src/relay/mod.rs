@@ -21,7 +21,7 @@ use self::early::MaybeEarly;
 pub use self::early::{EARLY_BYTES_MAX, EARLY_STREAMS_MAX, TunnelEarly};
 use self::stream::{Client, Head, OnTrunk, Stream, Waiting};
 use crate::backbone::{Pool, PoolSettings, State};
-use crate::base::answers::AnswerTimes;
+use crate::base::patience::Patience;
 use crate::base::prng::Prng;
 use crate::base::slab::{Key, SideTable, Slab};
 use crate::base::time::Time;
@@ -41,6 +41,9 @@ const BULK_BYTES: usize = 4096;
 /// The windows of a client's streams on trunks grow only while it has no more streams than this. A client that reads fast,
 /// and then no more, can make the POP hold what these windows add up to.
 const GROWING_STREAMS_MAX: usize = 8;
+
+/// Answers that come faster than this through a trunk grant no wait for company.
+const ANSWERS_PROMPT: Duration = Duration::from_micros(300);
 
 /// What a client that is refused for want of capacity is asked to wait, in milliseconds.
 const OVERLOADED_WAIT_MS: u32 = 500;
@@ -111,7 +114,7 @@ pub struct Relay {
     resting: VecDeque<(Time, LinkId)>,
     clients: usize,
     draining: bool,
-    answers: AnswerTimes,
+    patience: Patience,
     /// Scratch: a header block being built.
     block: Vec<u8>,
     /// Scratch: what a drained connection moved.
@@ -132,7 +135,7 @@ impl Relay {
             resting: VecDeque::new(),
             clients: 0,
             draining: false,
-            answers: AnswerTimes::default(),
+            patience: Patience::new(ANSWERS_PROMPT),
             block: Vec::new(),
             moved: Vec::new(),
         }
@@ -462,7 +465,8 @@ impl Relay {
                     let key = self.request_opened(now, wire, Client::Stream(link, stream), head, hold, written);
                     if let (Some(Party::Client(client)), Some(key)) = (self.parties.get_mut(link), key) {
                         client.connection.set_tag(stream, key.index);
-                        self.answers.asked(now, key.index);
+                        self.patience.asked(now, key.index);
+                        self.patience.client_asked(now, link.index);
                     }
                 }
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
@@ -581,7 +585,7 @@ impl Relay {
             match connection.receive(now, &mut input) {
                 Ok(None) => break,
                 Ok(Some(Event::Data { stream, tag, bytes, end })) => {
-                    self.answers.answered(now, tag);
+                    self.patience.answered(now, tag);
                     let taken = to_client(&mut self.streams, &mut self.parties, wire, tag, bytes, end);
                     let may_grow =
                         self.streams.key_at(tag).is_some_and(|key| may_grow(&self.streams, &self.parties, key));
@@ -593,7 +597,7 @@ impl Relay {
                     }
                 }
                 Ok(Some(Event::Headers { tag, block, flags, .. })) => {
-                    self.answers.answered(now, tag);
+                    self.patience.answered(now, tag);
                     let ended = headers_to_client(&mut self.streams, &mut self.parties, wire, tag, &block, flags);
                     if let Some(key) = ended {
                         self.settle(wire, key);
@@ -872,7 +876,8 @@ impl<W: Wire> Role<W> for Relay {
         match self.parties.get(link) {
             Some(Party::Tunnel(key)) => {
                 let key = *key;
-                self.answers.asked(now, key.index);
+                self.patience.asked(now, key.index);
+                self.patience.client_asked(now, link.index);
                 let sent = to_origin(&mut self.streams, &mut self.pool, &mut None, wire, key, bytes, false);
                 if let Err(reset) = sent {
                     self.fail(wire, key, reset);
@@ -943,8 +948,8 @@ impl<W: Wire> Role<W> for Relay {
         }
     }
 
-    fn answer_time(&self) -> Duration {
-        self.answers.quartile()
+    fn patience(&self) -> Duration {
+        self.patience.granted()
     }
 
     fn next_deadline(&self) -> Option<Time> {

@@ -354,6 +354,12 @@ fn build(settings: &RingSettings) -> io::Result<IoUring> {
     }
 }
 
+/// From one receive buffer to the next, in bytes. A power of two would put the starts of all of them, which is what small
+/// requests use, into the same few sets of the cache: five cache lines more spread them.
+fn stride(buffer_bytes: u32) -> usize {
+    buffer_bytes as usize + 5 * 64
+}
+
 /// The ring of provided receive buffers.
 struct Buffers {
     /// The kernel's ring of entries, then the buffers themselves, in one anonymous mapping.
@@ -378,7 +384,7 @@ impl Buffers {
     fn new(ring: &IoUring, count: u16, buffer_bytes: u32) -> Result<Buffers, (&'static str, io::Error)> {
         assert!(count.is_power_of_two() && count <= 32_768, "the kernel wants a power of two up to 32768");
         let start = (usize::from(count) * size_of::<BufRingEntry>()).next_multiple_of(4096);
-        let mapping_bytes = start + usize::from(count) * buffer_bytes as usize;
+        let mapping_bytes = start + usize::from(count) * stride(buffer_bytes);
         // SAFETY: a fresh anonymous mapping aliases nothing; the result is checked below.
         let mapping = unsafe {
             libc::mmap(
@@ -420,7 +426,7 @@ impl Buffers {
     fn address(&self, buffer: u16) -> *mut u8 {
         assert!(buffer < self.count, "the kernel names only buffers it was given");
         // SAFETY: in bounds of the mapping by the assertion and by how `mapping_bytes` was computed.
-        unsafe { self.mapping.as_ptr().add(self.start + usize::from(buffer) * self.buffer_bytes as usize) }
+        unsafe { self.mapping.as_ptr().add(self.start + usize::from(buffer) * stride(self.buffer_bytes)) }
     }
 
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {

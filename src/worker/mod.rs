@@ -49,10 +49,6 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// radio up for nothing. No link needs a timer for it.
 const SWEEP_STEPS: usize = 25;
 
-/// While the other side answers faster than this, nothing waits for company: a wait would be much of what a user sees.
-/// What it takes beyond this, waits may take again.
-const PROMPT: Duration = Duration::from_micros(300);
-
 /// A worker with fewer passes than this between two steps of the sweep has nothing to do.
 const QUIET_PASSES: u64 = 100;
 
@@ -205,7 +201,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.meter.begin((waits || self.engine.budget.is_low()).then(|| mark(&self.ring)));
         let until = self.next_deadline();
         let mut completions = std::mem::take(&mut self.completions);
-        let patience = self.engine.role.answer_time().saturating_sub(PROMPT);
+        let patience = self.engine.role.patience();
         self.ring.wait(Some(until), patience, &mut completions)?;
         let now = self.ring.now();
         (self.engine.now, self.engine.links.now) = (now, now);

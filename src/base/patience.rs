@@ -1,0 +1,194 @@
+//! How long what has arrived may wait for company: a share of what its sender will not notice.
+//!
+//! Owns two estimates, each with one probe at a time: how long answers take, and how often a client asks. Never reads a
+//! clock and keeps nothing per request. Invariant: a probe that comes to nothing is given up, so that estimates keep moving.
+
+use std::time::Duration;
+
+use crate::base::time::Time;
+
+/// A wait may be this part of the time between two requests of a client: one that asks as soon as it is answered is slowed
+/// by no more.
+const PACE_PART: u32 = 16;
+
+/// A probe without an end for this long is given up: its stream may be gone, its client may have gone quiet.
+const PROBE_MAX: Duration = Duration::from_secs(1);
+
+/// An estimate moves by this part of itself: a few dozen samples change it by half.
+const STEP_PART: u64 = 32;
+
+/// Smallest step, in nanoseconds.
+const STEP_NANOS_MIN: u64 = 100;
+
+/// What is known of the traffic of one worker.
+#[derive(Debug)]
+pub struct Patience {
+    prompt: Duration,
+    answers: Probed,
+    pace: Probed,
+}
+
+impl Patience {
+    /// Nothing is known yet. Answers that take less than `prompt` grant no wait, since it would be much of what a user sees;
+    /// what they take beyond it, waits may take again.
+    #[must_use]
+    pub fn new(prompt: Duration) -> Patience {
+        Patience { prompt, answers: Probed::default(), pace: Probed::default() }
+    }
+
+    /// Something was asked on the stream with this tag.
+    pub fn asked(&mut self, now: Time, stream: u32) {
+        if self.answers.is_free(now) {
+            self.answers.begin(now, stream);
+        }
+    }
+
+    /// The client with this tag has asked for something.
+    pub fn client_asked(&mut self, now: Time, client: u32) {
+        self.pace.end(now, client);
+        if self.pace.is_free(now) {
+            if self.pace.probe.is_some() {
+                self.pace.learn(PROBE_MAX); // it has not asked again: that it is slow is known all the same
+            }
+            self.pace.begin(now, client);
+        }
+    }
+
+    /// The first bytes of an answer came on the stream with this tag.
+    pub fn answered(&mut self, now: Time, stream: u32) {
+        self.answers.end(now, stream);
+    }
+
+    /// How long what arrives may wait. Zero until something is known.
+    #[must_use]
+    pub fn granted(&self) -> Duration {
+        self.answers.quartile().saturating_sub(self.prompt).max(self.pace.quartile() / PACE_PART)
+    }
+}
+
+/// The lower quartile of a time, from one probe after another.
+///
+/// The quartile and not the mean: where quick and slow services, or clients, share a worker, the quick ones count.
+#[derive(Default, Debug)]
+struct Probed {
+    probe: Option<(u32, Time)>,
+    /// Zero until there was a sample.
+    nanos: u64,
+}
+
+impl Probed {
+    fn is_free(&self, now: Time) -> bool {
+        self.probe.is_none_or(|(_, at)| now.since(at) >= PROBE_MAX)
+    }
+
+    fn begin(&mut self, now: Time, tag: u32) {
+        self.probe = Some((tag, now));
+    }
+
+    fn end(&mut self, now: Time, tag: u32) {
+        if let Some((probed, at)) = self.probe
+            && probed == tag
+        {
+            self.probe = None;
+            self.learn(now.since(at));
+        }
+    }
+
+    fn quartile(&self) -> Duration {
+        Duration::from_nanos(self.nanos)
+    }
+
+    /// Steps towards the quartile: three steps down for a sample below the estimate, one up for one above, so that it comes
+    /// to rest where a quarter of all samples is below.
+    fn learn(&mut self, sample: Duration) {
+        let nanos = u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX);
+        if self.nanos == 0 {
+            self.nanos = nanos;
+            return;
+        }
+        let step = (self.nanos / STEP_PART).max(STEP_NANOS_MIN);
+        self.nanos = if nanos < self.nanos {
+            self.nanos.saturating_sub(3 * step).max(nanos)
+        } else {
+            (self.nanos + step).min(nanos)
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::prng::Prng;
+
+    const PROMPT: Duration = Duration::from_micros(300);
+
+    fn at(micros: u64) -> Time {
+        Time::ZERO + Duration::from_micros(micros)
+    }
+
+    #[test]
+    fn an_estimate_comes_to_rest_near_the_quartile() {
+        let mut probed = Probed::default();
+        let mut prng = Prng::new(7);
+        for _ in 0..10_000 {
+            probed.learn(Duration::from_micros(1000 + prng.below(1000)));
+        }
+        let quartile = probed.quartile().as_micros();
+        assert!((1150..1350).contains(&quartile), "{quartile}");
+    }
+
+    #[test]
+    fn quick_services_count_among_slow_ones() {
+        let mut patience = Patience::new(PROMPT);
+        let mut now = 0;
+        for round in 0..5000 {
+            patience.asked(at(now), round);
+            now += if round % 2 == 0 { 400 } else { 100_000 };
+            patience.answered(at(now), round);
+        }
+        assert!(patience.granted() < Duration::from_micros(200), "{patience:?}");
+    }
+
+    #[test]
+    fn prompt_answers_grant_no_wait_and_slow_ones_do() {
+        let mut patience = Patience::new(PROMPT);
+        assert_eq!(patience.granted(), Duration::ZERO);
+        patience.asked(at(0), 1);
+        patience.asked(at(10), 2);
+        patience.answered(at(20), 2);
+        assert_eq!(patience.granted(), Duration::ZERO, "another stream's answer");
+        patience.answered(at(250), 1);
+        assert_eq!(patience.granted(), Duration::ZERO, "prompt");
+        for round in 0..200 {
+            patience.asked(at(1000 * round), 3);
+            patience.answered(at(1000 * round + 900), 3);
+        }
+        assert_eq!(patience.granted(), Duration::from_micros(600));
+        patience.answered(at(9_000_000), 3);
+        assert_eq!(patience.granted(), Duration::from_micros(600), "nothing was asked");
+    }
+
+    #[test]
+    fn a_lost_probe_is_given_up() {
+        let mut patience = Patience::new(PROMPT);
+        patience.asked(at(0), 1);
+        patience.asked(at(999_999), 2);
+        patience.answered(at(1_000_000), 2);
+        assert_eq!(patience.granted(), Duration::ZERO, "the first one was still waited for");
+        patience.asked(at(1_000_000), 3);
+        patience.answered(at(1_000_800), 3);
+        assert_eq!(patience.granted(), Duration::from_micros(500));
+    }
+
+    #[test]
+    fn clients_that_ask_rarely_grant_more_than_those_that_ask_at_once() {
+        let mut quick = Patience::new(PROMPT);
+        let mut rare = Patience::new(PROMPT);
+        for round in 0..100 {
+            quick.client_asked(at(160 * round), 1);
+            rare.client_asked(at(3_000_000 * round), round as u32);
+        }
+        assert_eq!(quick.granted(), Duration::from_micros(10));
+        assert_eq!(rare.granted(), PROBE_MAX / PACE_PART);
+    }
+}
