@@ -103,7 +103,12 @@ impl Ring for FakeRing {
         Ok(())
     }
 
-    fn wait(&mut self, _: Option<Time>, completions: &mut Vec<Completion<Vec<u8>>>) -> Result<(), RingError> {
+    fn wait(
+        &mut self,
+        _: Option<Time>,
+        _: Duration,
+        completions: &mut Vec<Completion<Vec<u8>>>,
+    ) -> Result<(), RingError> {
         self.now = self.now + Duration::from_micros(1);
         completions.append(&mut self.ready);
         Ok(())

@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(calls(&ring, before), (0, 0), "what is asked for waits for the next submit");
         ring.submit().expect("the ring works");
         let now = ring.clock();
-        ring.wait(Some(now), &mut Vec::new()).expect("the ring works");
+        ring.wait(Some(now), Duration::ZERO, &mut Vec::new()).expect("the ring works");
         assert_eq!(calls(&ring, before), (2, 0));
         let before = ring.calls();
         for _ in 0..=SMALL.submissions {
