@@ -27,7 +27,7 @@ ATTEMPTS_MAX = 2
 ARRIVAL_PATIENCE_S = 90.0
 TROUBLES = (SetUpError, ProcessEnded, tools.OutputError)
 # New connections at a time, where that is what is measured.
-NEWCOMERS_AT_A_TIME = 4
+NEWCOMERS_AT_A_TIME = 16
 
 
 @dataclass
