@@ -66,6 +66,7 @@ const BYTE_PATH_EXCEPTIONS: &[(&str, &str, &str)] = &[
         "dyn",
         "rustls takes key exchange groups and the verifier as trait objects; built once per settings",
     ),
+    ("src/tls/derive.rs", "dyn", "rustls takes HKDF as trait objects; used in handshakes only"),
     (
         "src/tls/mint.rs",
         "dyn",

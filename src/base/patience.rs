@@ -130,11 +130,13 @@ mod tests {
     fn an_estimate_comes_to_rest_near_the_quartile() {
         let mut probed = Probed::default();
         let mut prng = Prng::new(7);
+        let mut sum = Duration::ZERO;
         for _ in 0..10_000 {
             probed.learn(Duration::from_micros(1000 + prng.below(1000)));
+            sum += probed.quartile();
         }
-        let quartile = probed.quartile().as_micros();
-        assert!((1150..1350).contains(&quartile), "{quartile}");
+        let mean = sum.as_micros() / 10_000; // each estimate by itself swings by some steps
+        assert!((1200..1300).contains(&mean), "{mean}");
     }
 
     #[test]
