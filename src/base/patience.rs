@@ -11,6 +11,9 @@ use crate::base::time::Time;
 /// by no more.
 const PACE_PART: u32 = 16;
 
+/// No wait is longer, whatever is granted.
+const WAIT_MAX: Duration = Duration::from_millis(1);
+
 /// A probe without an end for this long is given up: its stream may be gone, its client may have gone quiet.
 const PROBE_MAX: Duration = Duration::from_secs(1);
 
@@ -43,9 +46,12 @@ impl Patience {
         }
     }
 
-    /// The client with this tag has asked for something.
+    /// The client with this tag has asked for something. What it asks for in one pass counts once.
     pub fn client_asked(&mut self, now: Time, client: u32) {
-        self.pace.end(now, client);
+        if self.pace.probe == Some((client, now)) {
+            return;
+        }
+        self.pace.end(now, client, Duration::ZERO);
         if self.pace.is_free(now) {
             if self.pace.probe.is_some() {
                 self.pace.learn(PROBE_MAX); // it has not asked again: that it is slow is known all the same
@@ -54,15 +60,18 @@ impl Patience {
         }
     }
 
-    /// The first bytes of an answer came on the stream with this tag.
+    /// The first bytes of an answer came on the stream with this tag. They may have waited themselves, for half of what is
+    /// granted on average, which is not what the other side took.
     pub fn answered(&mut self, now: Time, stream: u32) {
-        self.answers.end(now, stream);
+        let own = self.granted() / 2;
+        self.answers.end(now, stream, own);
     }
 
     /// How long what arrives may wait. Zero until something is known.
     #[must_use]
     pub fn granted(&self) -> Duration {
-        self.answers.quartile().saturating_sub(self.prompt).max(self.pace.quartile() / PACE_PART)
+        let beyond = self.answers.quartile().saturating_sub(self.prompt);
+        beyond.max(self.pace.quartile() / PACE_PART).min(WAIT_MAX)
     }
 }
 
@@ -72,8 +81,8 @@ impl Patience {
 #[derive(Default, Debug)]
 struct Probed {
     probe: Option<(u32, Time)>,
-    /// Zero until there was a sample.
-    nanos: u64,
+    /// Some once there was a sample.
+    nanos: Option<u64>,
 }
 
 impl Probed {
@@ -85,33 +94,31 @@ impl Probed {
         self.probe = Some((tag, now));
     }
 
-    fn end(&mut self, now: Time, tag: u32) {
+    /// `own`: what of the time was our doing.
+    fn end(&mut self, now: Time, tag: u32, own: Duration) {
         if let Some((probed, at)) = self.probe
             && probed == tag
         {
             self.probe = None;
-            self.learn(now.since(at));
+            self.learn(now.since(at).saturating_sub(own));
         }
     }
 
     fn quartile(&self) -> Duration {
-        Duration::from_nanos(self.nanos)
+        Duration::from_nanos(self.nanos.unwrap_or(0))
     }
 
     /// Steps towards the quartile: three steps down for a sample below the estimate, one up for one above, so that it comes
     /// to rest where a quarter of all samples is below.
     fn learn(&mut self, sample: Duration) {
         let nanos = u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX);
-        if self.nanos == 0 {
-            self.nanos = nanos;
+        let Some(known) = self.nanos else {
+            self.nanos = Some(nanos);
             return;
-        }
-        let step = (self.nanos / STEP_PART).max(STEP_NANOS_MIN);
-        self.nanos = if nanos < self.nanos {
-            self.nanos.saturating_sub(3 * step).max(nanos)
-        } else {
-            (self.nanos + step).min(nanos)
         };
+        let step = (known / STEP_PART).max(STEP_NANOS_MIN);
+        let next = if nanos < known { known.saturating_sub(3 * step).max(nanos) } else { (known + step).min(nanos) };
+        self.nanos = Some(next);
     }
 }
 
@@ -163,11 +170,48 @@ mod tests {
         assert_eq!(patience.granted(), Duration::ZERO, "prompt");
         for round in 0..200 {
             patience.asked(at(1000 * round), 3);
-            patience.answered(at(1000 * round + 900), 3);
+            patience.answered(at(1000 * round + 700), 3);
         }
-        assert_eq!(patience.granted(), Duration::from_micros(600));
+        let granted = patience.granted();
+        assert!(granted > Duration::from_micros(200) && granted <= Duration::from_micros(400), "{granted:?}");
         patience.answered(at(9_000_000), 3);
-        assert_eq!(patience.granted(), Duration::from_micros(600), "nothing was asked");
+        assert_eq!(patience.granted(), granted, "nothing was asked");
+        for round in 10..2000 {
+            patience.asked(at(1_000_000 * round), 3);
+            patience.answered(at(1_000_000 * round + 100_000), 3);
+        }
+        assert_eq!(patience.granted(), WAIT_MAX);
+    }
+
+    /// What is granted makes answers seem slower, which must not grant more and more.
+    #[test]
+    fn own_waits_do_not_feed_themselves() {
+        for answer_micros in [200, 400, 700, 1000] {
+            let mut patience = Patience::new(PROMPT);
+            let mut prng = Prng::new(answer_micros);
+            let (mut now, mut sum) = (0, 0);
+            for _ in 0..20_000 {
+                patience.asked(at(now), 1);
+                let wait = patience.granted().as_micros() as u64;
+                now += answer_micros + prng.below(wait + 1);
+                patience.answered(at(now), 1);
+                sum += wait;
+            }
+            let mean = sum / 20_000;
+            let fair = answer_micros.saturating_sub(300);
+            assert!(mean <= fair && 2 * mean >= fair, "{mean} of {fair} for answers after {answer_micros}");
+        }
+    }
+
+    #[test]
+    fn requests_side_by_side_count_once() {
+        let mut patience = Patience::new(PROMPT);
+        for round in 0..100 {
+            for _ in 0..16 {
+                patience.client_asked(at(320 * round), 1);
+            }
+        }
+        assert_eq!(patience.granted(), Duration::from_micros(20));
     }
 
     #[test]
@@ -191,6 +235,6 @@ mod tests {
             rare.client_asked(at(3_000_000 * round), round as u32);
         }
         assert_eq!(quick.granted(), Duration::from_micros(10));
-        assert_eq!(rare.granted(), PROBE_MAX / PACE_PART);
+        assert_eq!(rare.granted(), WAIT_MAX);
     }
 }
