@@ -397,9 +397,38 @@ impl Connection {
         flags: HeaderFlags,
         out: &mut impl Sink,
     ) -> Result<(), StreamError> {
-        let slot = self.streams.find(stream).ok_or(StreamError::Gone)?;
         let message = if self.is_own(stream) { Message::Request } else { Message::Answer };
-        let checked = HeaderBlock::parse(block, message).map_err(StreamError::Block)?.checked();
+        let block = HeaderBlock::parse(block, message).map_err(StreamError::Block)?;
+        self.put_headers(stream, message, block, flags, out)
+    }
+
+    /// Passes the headers of an answer on as they were received, without checking them once more.
+    ///
+    /// # Errors
+    /// See [`StreamError`]; nothing was sent. Our own streams are asked on, not answered: *State*.
+    pub fn pass_answer(
+        &mut self,
+        stream: StreamId,
+        block: HeaderBlock<'_>,
+        flags: HeaderFlags,
+        out: &mut impl Sink,
+    ) -> Result<(), StreamError> {
+        if self.is_own(stream) || block.status().is_none() {
+            return Err(StreamError::State);
+        }
+        self.put_headers(stream, Message::Answer, block, flags, out)
+    }
+
+    fn put_headers(
+        &mut self,
+        stream: StreamId,
+        message: Message,
+        block: HeaderBlock<'_>,
+        flags: HeaderFlags,
+        out: &mut impl Sink,
+    ) -> Result<(), StreamError> {
+        let slot = self.streams.find(stream).ok_or(StreamError::Gone)?;
+        let checked = block.checked();
         let is_answer_flags = flags.without(HeaderFlags::END) == HeaderFlags::NONE;
         if (message == Message::Answer && !is_answer_flags) || (checked.is_interim() && flags.end()) {
             return Err(StreamError::Flags);
@@ -414,7 +443,7 @@ impl Connection {
         }
         self.settle(out);
         self.streams.get_mut(slot).local = local;
-        put_frame(Frame::Headers { stream, flags, block }, out);
+        put_frame(Frame::Headers { stream, flags, block: block.bytes() }, out);
         self.forget_if_over(slot);
         Ok(())
     }
@@ -1335,6 +1364,29 @@ mod tests {
         let mut block = Vec::new();
         HeaderWriter::new(&mut block).number(Known::Status, status).unwrap();
         block
+    }
+
+    #[test]
+    fn an_answer_is_passed_on_as_it_came_and_a_request_is_not() {
+        let (mut near, mut far) = pair();
+        let mut to_far = Vec::new();
+        for _ in 0..2 {
+            let stream = near.open(0, 3).unwrap();
+            near.send_headers(stream, &request(), HeaderFlags::END, &mut to_far).unwrap();
+        }
+        assert_eq!(events(&mut far, &to_far).len(), 2);
+        let block = answer(200);
+        let block = HeaderBlock::parse(&block, Message::Answer).unwrap();
+        let (mut passed, mut sent) = (Vec::new(), Vec::new());
+        far.pass_answer(1, block, HeaderFlags::NONE, &mut passed).unwrap();
+        far.send_headers(3, block.bytes(), HeaderFlags::NONE, &mut sent).unwrap();
+        assert_eq!(passed.len(), sent.len());
+        assert_eq!(events(&mut near, &passed), ["Headers 1 false 0"]);
+        assert_eq!(far.pass_answer(1, block, HeaderFlags::NONE, &mut passed), Err(StreamError::State), "twice");
+        assert_eq!(near.pass_answer(1, block, HeaderFlags::NONE, &mut passed), Err(StreamError::State), "its own");
+        let asked = request();
+        let asked = HeaderBlock::parse(&asked, Message::Request).unwrap();
+        assert_eq!(far.pass_answer(3, asked, HeaderFlags::NONE, &mut passed), Err(StreamError::State), "no answer");
     }
 
     #[test]

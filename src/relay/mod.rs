@@ -849,7 +849,7 @@ fn headers_to_client<W: Wire>(
         Client::Stream(link, id) => {
             if let (Some(Party::Client(client)), Some(out)) = (parties.get_mut(link), wire.out(link)) {
                 // It fails only for a stream that the client gave up, whose cancellation is on its way.
-                let _ = client.connection.send_headers(id, block.bytes(), flags, out);
+                let _ = client.connection.pass_answer(id, *block, flags, out);
             }
         }
     }
