@@ -107,7 +107,7 @@ impl UpstreamConfig {
         UpstreamConfig {
             connections_max: share.clamp(64, UPSTREAM_CONNECTIONS_DEFAULT_MAX) as usize,
             response_timeout: Duration::from_secs(60),
-            keepalive_max: 256,
+            keepalive_max: 1024,
             keepalive_timeout: Duration::from_secs(4),
         }
     }
