@@ -335,7 +335,8 @@ impl<'r> Driver<'r> {
         }
         let bytes = link.lane.take();
         if link.lane.is_broken() {
-            return self.engine.lose(key, Fault::Tls, Some("a record could not be sealed".to_owned()));
+            self.engine.lose(key, Fault::Tls, Some("a record could not be sealed".to_owned()));
+            return self.engine.kill(key); // there is no goodbye without a seal
         }
         if let Some(bytes) = bytes {
             self.ring.send(fd, key, bytes, 0, link.ending == Ending::Said);

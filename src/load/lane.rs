@@ -114,13 +114,14 @@ impl Lane {
         }
     }
 
-    /// The bytes to send next, unless a send is out or there are none.
+    /// The bytes to send next, unless a send is out, there are none, or they could not be sealed.
     pub(super) fn take(&mut self) -> Option<Vec<u8>> {
         if self.in_flight_bytes > 0 {
             return None;
         }
         self.seal();
-        if self.filling.is_empty() {
+        // What is not sent must not count as lent: nobody would give it back.
+        if self.filling.is_empty() || self.is_broken {
             return None;
         }
         self.in_flight_bytes = self.filling.len();
@@ -220,7 +221,33 @@ impl Sink for Lane {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
     use super::*;
+    use crate::tls::{ClientOptions, ClientSettings, Roots};
+
+    /// A lane whose handshake has just begun.
+    fn secure() -> Lane {
+        let key = KeyPair::generate().expect("entropy");
+        let root = CertificateParams::new(Vec::new()).expect("no names").self_signed(&key).expect("a key of its own");
+        let roots = Roots::from_der(vec![root.der().to_vec()]).expect("a certificate");
+        let settings = ClientSettings::new(&ClientOptions::new(roots)).expect("roots are all they need");
+        let mut hello = Vec::new();
+        let session = Session::client(&settings, "localhost", None, &mut hello).expect("a valid name");
+        Lane::secure(session, hello)
+    }
+
+    #[test]
+    fn a_lane_that_cannot_seal_lends_nothing() {
+        let mut lane = secure();
+        let hello = lane.take().expect("the hello goes first");
+        assert_eq!(lane.sent(hello, usize::MAX), None);
+        // There are no keys before the handshake is complete.
+        lane.open();
+        lane.put(b"early");
+        assert_eq!(lane.take(), None);
+        assert!(lane.is_broken() && !lane.is_lent());
+    }
 
     #[test]
     fn two_buffers_take_turns() {
