@@ -263,7 +263,7 @@ impl<'r> Driver<'r> {
                 self.engine.tally.bytes_sent += taken as u64;
                 if let (Some((rest, from)), Some(fd)) = (link.lane.sent(bytes, taken), link.fd) {
                     if link.phase == Phase::Dying {
-                        link.lane.send_failed();
+                        link.lane.cut();
                     } else {
                         self.ring.send(fd, key, rest, from, false);
                     }
@@ -278,11 +278,11 @@ impl<'r> Driver<'r> {
                 self.arm(key);
             }
             Ok(_) | Err(_) => {
-                link.lane.send_failed();
-                // What the server said before it broke off tells more than the broken send: unless it is silent.
-                let is_silent = link.receiving != Receiving::Armed;
+                link.lane.cut();
                 let errno = result.err().unwrap_or(Errno::RESET);
-                if is_silent || link.phase != Phase::Open {
+                if link.phase == Phase::Open && link.receiving == Receiving::Armed {
+                    self.engine.send_failed(key, errno);
+                } else {
                     self.broken(key, errno);
                 }
             }

@@ -27,6 +27,9 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection that said goodbye waits for the server's.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a server is listened to when nothing can be sent to it any more.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long a ticket is waited for when all else is done.
 const TICKET_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -302,7 +305,7 @@ impl Engine {
 
     fn begin_requests(&mut self, clock: &impl Fn() -> Time) {
         while let Some(&key) = self.free_links.front() {
-            let Some(link) = self.links.get(key).filter(|link| link.phase == Phase::Open) else {
+            let Some(link) = self.links.get(key).filter(|link| link.takes_requests()) else {
                 self.free_links.pop_front();
                 continue;
             };
@@ -357,7 +360,7 @@ impl Engine {
     /// Begins what links could not take before and may take now.
     fn ask_again(&mut self) {
         while let Some(key) = self.roomy.pop_front() {
-            while let Some(link) = self.links.get(key).filter(|link| link.phase == Phase::Open)
+            while let Some(link) = self.links.get(key).filter(|link| link.takes_requests())
                 && let Some(asked) = self.seats[link.seat as usize].again.pop_front()
                 && self.ask(key, asked)
             {}
@@ -408,6 +411,7 @@ impl Engine {
             todo,
             has_heard: false,
             awaits_ticket: false,
+            send_fault: None,
             connect_out: false,
             is_dirty: false,
             deadline: Deadline::default(),
@@ -780,6 +784,14 @@ impl Engine {
         }
     }
 
+    /// A send failed on an open connection, and a receive is out: what the server said before it broke off tells more
+    /// than the broken send, if it said anything.
+    pub(super) fn send_failed(&mut self, key: Key, errno: Errno) {
+        let Some(link) = self.links.get_mut(key).filter(|link| link.phase == Phase::Open) else { return };
+        link.send_fault = Some(errno);
+        link.deadline.set(Some(self.now + LISTEN_TIMEOUT), &mut self.timers, Wake::Link(key));
+    }
+
     /// A connection is over before its time: what is under way on it fails.
     pub(super) fn lose(&mut self, key: Key, fault: Fault, detail: Option<String>) {
         let Some(link) = self.links.get(key).filter(|link| link.phase.is_live()) else { return };
@@ -892,6 +904,10 @@ impl Engine {
         let link = self.links.get(key).expect("the caller found it");
         match link.phase {
             Phase::Connecting | Phase::Handshaking => self.lose(key, Fault::SetupTimedOut, None),
+            Phase::Open if link.send_fault.is_some() => {
+                let detail = link.send_fault.map(|errno| errno.to_string());
+                self.lose(key, Fault::Reset, detail);
+            }
             Phase::Open if link.awaits_ticket => {
                 self.tally.fault(Fault::NoTicket, 1, || None);
                 let seat = link.seat;
@@ -941,5 +957,87 @@ fn connect_fault(errno: Errno) -> Fault {
         std::io::ErrorKind::AddrNotAvailable => Fault::NoSocket,
         std::io::ErrorKind::ConnectionReset => Fault::Reset,
         _ => Fault::Connect,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::plan;
+    use super::*;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+    /// An engine without a ring: what the driver would do is done by the test.
+    struct Bench {
+        engine: Engine,
+    }
+
+    impl Bench {
+        fn new(plan: Plan) -> Bench {
+            let seats = plan.connections;
+            let mut engine = Engine::new(Arc::new(plan), seats, 0);
+            engine.now = Time::from_nanos(1_000_000_000);
+            Bench { engine }
+        }
+
+        fn start(&mut self) {
+            self.engine.start(self.engine.now, self.engine.now + Duration::from_secs(10), None);
+        }
+
+        /// One pass, in which everybody who dials is connected.
+        fn pass(&mut self) {
+            let now = self.engine.now;
+            self.engine.begin(|| now);
+            for key in std::mem::take(&mut self.engine.to_dial) {
+                self.engine.dialled(key, Ok(Fd(-1)));
+                self.engine.connected(key, Ok(()));
+            }
+            self.engine.begin(|| now);
+        }
+
+        fn wait(&mut self, time: Duration) {
+            self.engine.now = self.engine.now + time;
+            self.engine.expire();
+        }
+
+        /// Links that are open.
+        fn open(&self) -> Vec<Key> {
+            let open = self.engine.links.iter().filter(|(_, link)| link.phase == Phase::Open);
+            open.map(|(key, _)| key).collect()
+        }
+
+        fn is_asked(&self, key: Key) -> bool {
+            self.engine.links.get(key).is_some_and(|link| link.speech.under_way() > 0)
+        }
+
+        fn answer(&mut self, key: Key) {
+            self.engine.feed(key, &mut ANSWER.to_vec());
+        }
+
+        fn faults(&self) -> Vec<(Fault, u64)> {
+            self.engine.tally.faults.iter().map(|(fault, counted)| (*fault, counted.count)).collect()
+        }
+    }
+
+    #[test]
+    fn a_connection_that_cannot_send_is_asked_nothing_and_lost_soon() {
+        let mut bench = Bench::new(Plan { connections: 1, outstanding: 2, ..plan("http://a/") });
+        bench.start();
+        bench.pass();
+        let [key] = bench.open()[..] else { panic!("one connection is open") };
+        assert_eq!(bench.engine.outstanding, 2);
+        bench.engine.send_failed(key, Errno(105));
+        // What was answered before counts; nothing follows it on this connection.
+        bench.answer(key);
+        bench.pass();
+        assert_eq!((bench.engine.tally.requests, bench.engine.outstanding), (1, 1));
+        bench.wait(LISTEN_TIMEOUT);
+        assert_eq!((bench.faults(), bench.engine.outstanding), (vec![(Fault::Reset, 1)], 0));
+        assert_eq!(bench.engine.tally.faults[&Fault::Reset].detail, Some(Errno(105).to_string()));
+        assert!(bench.open().is_empty());
+        // Another one takes its place.
+        bench.wait(RETRY_PAUSE);
+        bench.pass();
+        assert_eq!((bench.open().len(), bench.engine.outstanding), (1, 2));
     }
 }

@@ -571,8 +571,8 @@ mod tests {
         let recipe = recipe("mmtp://a/pay", "GET", 0);
         let (mut lane, mut heard) = (Lane::plain(), Heard::default());
         let mut client = Speech::new(&recipe, &settings(0), NOW, &mut lane);
-        drop(lane.take());
-        lane.send_failed();
+        let hello = lane.take().expect("HELLO goes first");
+        assert_eq!(lane.sent(hello, usize::MAX), None);
         let result = client.receive(NOW, b"HTTP/1.1 400 Bad\r\n\r\n", &recipe, &mut lane, &mut heard);
         assert!(matches!(result, Err(Fault::Mmtp(_))), "{result:?}");
         assert!(lane.has_pending(), "GOAWAY says why");
