@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::lane::Lane;
 use super::link::{Ending, Link, Phase, Receiving};
-use super::plan::{Loop, Mode, Plan};
+use super::plan::{Mode, Plan};
 use super::schedule::{LATE_AFTER, Schedule};
 use super::speech::{self, Answer, Asked, Heard, Prospect, Speech};
 use super::tally::{Fault, HandshakeKind, Held, Tally, Times};
@@ -637,8 +637,8 @@ impl Engine {
         let Some(link) = self.links.get_mut(key) else { return };
         if std::mem::take(&mut heard.has_begun) && !link.has_heard {
             link.has_heard = true;
-            // Of a connection that waits for its turn in an open loop, this would tell nothing.
-            let is_told = self.plan.mode != Mode::Stay || matches!(self.plan.pace, Loop::Closed);
+            // Connections that stay are opened before the start, so of them this would tell how long they waited for it.
+            let is_told = self.plan.mode != Mode::Stay;
             if link.is_counted && is_told {
                 self.tally.first_answer.record(self.now.since(link.began));
             }
@@ -1016,6 +1016,21 @@ mod tests {
 
         fn faults(&self) -> Vec<(Fault, u64)> {
             self.engine.tally.faults.iter().map(|(fault, counted)| (*fault, counted.count)).collect()
+        }
+    }
+
+    #[test]
+    fn first_answers_are_told_of_connections_that_ask_at_once() {
+        for (mode, told) in [(Mode::Stay, 0), (Mode::Hold, 1)] {
+            let mut bench = Bench::new(Plan { connections: 1, mode, ..plan("http://a/") });
+            bench.engine.prepare();
+            bench.pass();
+            bench.wait(Duration::from_millis(500)); // for the others
+            bench.start();
+            bench.pass();
+            let [key] = bench.open()[..] else { panic!("one connection is open") };
+            bench.answer(key);
+            assert_eq!((bench.engine.tally.requests, bench.engine.tally.first_answer.count()), (1, told), "{mode:?}");
         }
     }
 

@@ -116,6 +116,8 @@ fn answers_over_http_are_those_that_nginx_gave() {
     assert!(loaded.count("/connections_opened") >= requests / 50, "{}", loaded.json);
     assert_eq!(loaded.count("/connect_micros/count"), loaded.count("/connections_opened"));
     assert!(loaded.json["handshake_micros"].is_null());
+    // They were open before the clock started: their first answer is one like any other.
+    assert!(loaded.json["first_answer_micros"].is_null());
     assert!(loaded.number("/bytes_received") > 281.0 * requests as f64);
     assert!(loaded.number("/cpu_micros") > 0.0);
 }
@@ -338,6 +340,7 @@ fn idle_connections_are_held_and_answer_at_the_end() {
     .good();
     assert_eq!(loaded.json["idle"], serde_json::json!({"held": 301, "lost": 0, "answered": 301}));
     assert_eq!((loaded.count("/requests"), loaded.count("/latency_micros/count")), (602, 301));
+    assert_eq!(loaded.count("/first_answer_micros/count"), 301);
     site.gateway.until_equal(&[("requests_total", 602)]);
 }
 
