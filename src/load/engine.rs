@@ -272,8 +272,11 @@ impl Engine {
             && self.outstanding < WAKING_MAX
             && let Some(key) = self.to_wake.pop()
         {
-            let asked = self.new_request(clock());
-            self.ask(key, asked);
+            // Some were lost since the waking began.
+            if self.links.get(key).is_some_and(Link::takes_requests) {
+                let asked = self.new_request(clock());
+                self.ask(key, asked);
+            }
         }
         self.ask_again();
         self.begin_requests(&clock);
@@ -829,7 +832,6 @@ impl Engine {
             Some(held) if is_held => held.lost += 1,
             _ => self.settled += 1,
         }
-        self.to_wake.retain(|each| *each != key);
         self.retire(key);
     }
 
@@ -1032,6 +1034,32 @@ mod tests {
             bench.answer(key);
             assert_eq!((bench.engine.tally.requests, bench.engine.tally.first_answer.count()), (1, told), "{mode:?}");
         }
+    }
+
+    #[test]
+    fn held_connections_that_are_lost_before_their_turn_are_not_woken() {
+        let count = WAKING_MAX + 2;
+        let mut bench = Bench::new(Plan { connections: count, mode: Mode::Hold, ..plan("http://a/") });
+        bench.start();
+        while !bench.engine.is_settled() {
+            bench.pass();
+            let open = bench.open();
+            let asked = open.into_iter().filter(|key| bench.is_asked(*key));
+            asked.collect::<Vec<_>>().into_iter().for_each(|key| bench.answer(key));
+        }
+        bench.engine.stage = Stage::Holding;
+        let held = bench.open();
+        assert_eq!(held.len(), count);
+        bench.engine.wake();
+        bench.pass();
+        assert_eq!(bench.engine.outstanding, WAKING_MAX);
+        let (woken, waiting): (Vec<_>, Vec<_>) = held.into_iter().partition(|key| bench.is_asked(*key));
+        waiting.into_iter().for_each(|key| bench.engine.peer_ended(key));
+        woken.into_iter().for_each(|key| bench.answer(key));
+        bench.pass();
+        assert!(bench.engine.is_finished());
+        let all = Held { held: count as u64, lost: 2, answered: WAKING_MAX as u64 };
+        assert_eq!(bench.engine.tally.held, Some(all));
     }
 
     #[test]
