@@ -145,10 +145,10 @@ fn execute(args: &LoadArgs) -> Result<Report, String> {
     let tells = !args.quiet && std::io::stderr().is_terminal();
     let says_held = !matches!(json, Some(Output::Standard));
     let mut last =
-        Standing { elapsed: Duration::ZERO, requests: 0, faults: 0, bytes_received: 0, connections: 0, held: 0 };
+        Standing { elapsed: Duration::ZERO, requests: 0, faults: 0, bytes_received: 0, connections: 0, held: None };
     let watch = |standing: Standing| {
-        if standing.held > 0 && says_held {
-            println!("holding {} connections", standing.held);
+        if let (Some(held), true) = (standing.held, says_held) {
+            println!("holding {held} connections");
             let _ = std::io::stdout().flush(); // whoever waits for the line reads a pipe
         }
         if tells {

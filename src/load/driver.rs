@@ -35,8 +35,10 @@ pub(super) struct Progress {
     pub(super) faults: AtomicU64,
     pub(super) bytes_received: AtomicU64,
     pub(super) connections: AtomicU64,
-    /// Connections that are held; zero until all of them are.
+    /// Connections that are held, once `is_settled`.
     pub(super) held: AtomicU64,
+    /// Of each connection that was to be held it is known whether it is.
+    pub(super) is_settled: AtomicBool,
 }
 
 /// Ring settings that suit one who measures: no wait is prolonged to gather more, since each would be told as latency.
@@ -146,6 +148,7 @@ impl<'r> Driver<'r> {
                     self.stage_until = Some(now + self.plan.duration);
                     let held = self.engine.tally.held.map_or(0, |held| held.held);
                     self.progress.held.store(held, Ordering::Relaxed);
+                    self.progress.is_settled.store(true, Ordering::Release);
                 }
             }
             Stage::Running if is_over || is_stopped => {

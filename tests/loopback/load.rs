@@ -356,6 +356,16 @@ fn a_held_connection_that_ends_is_lost() {
 }
 
 #[test]
+fn that_nothing_can_be_held_is_said_as_well() {
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}/", nobody.local_addr().expect("bound"));
+    drop(nobody);
+    let output = run(&mut command(&[&url, "--idle", "--connections", "2", "--duration", "100ms"]), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).starts_with("holding 0 connections\n"), "{}", text(&output.stdout));
+}
+
+#[test]
 fn an_interrupted_run_tells_what_it_measured() {
     let server = Counting::start(false);
     let file = server.nginx.scratch().path().join("report.json");
