@@ -366,6 +366,17 @@ fn that_nothing_can_be_held_is_said_as_well() {
 }
 
 #[test]
+fn a_summary_that_nobody_reads_is_no_failure() {
+    let server = Counting::start(false);
+    let url = server.url("http", "/small");
+    let mut process = command(&[&url, "--connections", "1", "--duration", "100ms"]);
+    let mut child = process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("a child of ours");
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
+
+#[test]
 fn an_interrupted_run_tells_what_it_measured() {
     let server = Counting::start(false);
     let file = server.nginx.scratch().path().join("report.json");
