@@ -503,6 +503,9 @@ impl Engine {
         link.deadline.set(None, &mut self.timers, Wake::Link(key));
         self.opening -= 1;
         self.tally.connections_opened += u64::from(link.is_counted);
+        if link.speech.has_queued() {
+            link.speech.drain(&self.plan.recipe, &mut link.lane); // all that was put before may have gone early
+        }
         touch(&mut self.dirty, link, key);
         match self.plan.mode {
             Mode::Stay => {
