@@ -1,12 +1,13 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # trunkline load beside wrk on the same nginx: requests per second, p50, p99, and the CPU each of them takes per request.
 #
 # Usage: scripts/bench/load-check.sh [seconds] [rounds]      default 3 3
 #
 # The two run in turns, so that drift hits both; medians are printed, with the smallest and largest. nginx runs on core 0,
-# the generators on core 1. Exit 1 when the two disagree on requests per second by more than LIMIT percent.
+# the generators on core 1. TLS is TLS_AES_128_GCM_SHA256 for both, which is verified. Exit 1 when the two disagree on
+# requests per second by more than LIMIT percent.
 #
-# Needs: nginx, wrk, two cores, a release build, or TRUNKLINE=binary. LIMIT=percent, default 25.
+# Needs: nginx, wrk, openssl, two cores, a release build, or TRUNKLINE=binary. LIMIT=percent, default 25.
 set -euo pipefail
 
 seconds=${1:-3} rounds=${2:-3} limit=${LIMIT:-25}
@@ -14,8 +15,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 trunkline=${TRUNKLINE:-$root/target/release/trunkline}
 [ -x "$trunkline" ] || { echo "no $trunkline: cargo build --release" >&2; exit 2; }
 PATH=$PATH:/usr/sbin
-for tool in nginx wrk taskset python3; do
-    command -v "$tool" > /dev/null || { echo "$tool is missing: apt-get install nginx-light wrk util-linux python3" >&2; exit 2; }
+for tool in nginx wrk taskset python3 openssl; do
+    command -v "$tool" > /dev/null || { echo "$tool is missing: apt-get install nginx-light wrk util-linux python3 openssl" >&2; exit 2; }
 done
 [ "$(nproc)" -ge 2 ] || { echo "two cores are needed" >&2; exit 2; }
 
@@ -46,6 +47,8 @@ http {
     server {
         listen 127.0.0.1:$https ssl; root $dir/www;
         ssl_certificate $dir/certs/pop.pem; ssl_certificate_key $dir/certs/pop.key; ssl_protocols TLSv1.3;
+        # The server's choice: left to them, wrk puts AES-256 first and load AES-128.
+        ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_prefer_server_ciphers on;
     }
 }
 CONF
@@ -54,6 +57,10 @@ for _ in $(seq 100); do
     if (exec 3<> "/dev/tcp/127.0.0.1/$http") 2> /dev/null; then break; fi
     sleep 0.05
 done
+# What a client of OpenSSL gets, as wrk is one; with one suite on offer, load has it or no handshake.
+suite=$(openssl s_client -connect "127.0.0.1:$https" -servername localhost -tls1_3 -brief < /dev/null 2>&1 |
+    sed --quiet 's/^Ciphersuite: //p') || true
+[ "$suite" = TLS_AES_128_GCM_SHA256 ] || { echo "nginx takes ${suite:-no suite}, not TLS_AES_128_GCM_SHA256" >&2; exit 2; }
 
 # One run of each; lines of "what url connections generator requests_per_s p50 p99 cpu_per_request".
 cat > "$dir/run.py" << 'PYTHON'

@@ -5,7 +5,7 @@
 //! answers were good; 1 some failed, or there were none; 2 not usable as given, or nothing could be run.
 
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -142,14 +142,13 @@ fn execute(args: &LoadArgs) -> Result<Report, String> {
             .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
             .map_err(|error| format!("no signal handler is to be had: {error}"))?;
     }
-    let tells = !args.quiet && std::io::stderr().is_terminal();
+    let tells = !args.quiet && io::stderr().is_terminal();
     let says_held = !matches!(json, Some(Output::Standard));
     let mut last =
-        Standing { elapsed: Duration::ZERO, requests: 0, faults: 0, bytes_received: 0, connections: 0, held: 0 };
+        Standing { elapsed: Duration::ZERO, requests: 0, faults: 0, bytes_received: 0, connections: 0, held: None };
     let watch = |standing: Standing| {
-        if standing.held > 0 && says_held {
-            println!("holding {} connections", standing.held);
-            let _ = std::io::stdout().flush(); // whoever waits for the line reads a pipe
+        if let (Some(held), true) = (standing.held, says_held) {
+            let _ = say(&format!("holding {held} connections\n")); // the summary meets the same error
         }
         if tells {
             eprintln!("{}", progress(&last, &standing));
@@ -158,15 +157,25 @@ fn execute(args: &LoadArgs) -> Result<Report, String> {
     };
     let report = load::run(Arc::new(plan), &stop, watch).map_err(|error| error.to_string())?;
     match json {
-        Some(Output::Standard) => print!("{}", report.json()),
+        Some(Output::Standard) => say(&report.json())?,
         Some(Output::File(mut file, path)) => {
-            print!("{report}");
             let written = file.write_all(report.json().as_bytes());
             written.map_err(|error| format!("--json {}: {error}", path.display()))?;
+            say(&report.to_string())?;
         }
-        None => print!("{report}"),
+        None => say(&report.to_string())?,
     }
     Ok(report)
+}
+
+/// Puts text on standard output, at once: whoever waits for a line reads a pipe. That nobody reads it any more (`| head`)
+/// is no error.
+fn say(text: &str) -> Result<(), String> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Where the JSON goes.

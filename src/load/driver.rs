@@ -35,8 +35,10 @@ pub(super) struct Progress {
     pub(super) faults: AtomicU64,
     pub(super) bytes_received: AtomicU64,
     pub(super) connections: AtomicU64,
-    /// Connections that are held; zero until all of them are.
+    /// Connections that are held, once `is_settled`.
     pub(super) held: AtomicU64,
+    /// Of each connection that was to be held it is known whether it is.
+    pub(super) is_settled: AtomicBool,
 }
 
 /// Ring settings that suit one who measures: no wait is prolonged to gather more, since each would be told as latency.
@@ -146,6 +148,7 @@ impl<'r> Driver<'r> {
                     self.stage_until = Some(now + self.plan.duration);
                     let held = self.engine.tally.held.map_or(0, |held| held.held);
                     self.progress.held.store(held, Ordering::Relaxed);
+                    self.progress.is_settled.store(true, Ordering::Release);
                 }
             }
             Stage::Running if is_over || is_stopped => {
@@ -263,7 +266,7 @@ impl<'r> Driver<'r> {
                 self.engine.tally.bytes_sent += taken as u64;
                 if let (Some((rest, from)), Some(fd)) = (link.lane.sent(bytes, taken), link.fd) {
                     if link.phase == Phase::Dying {
-                        link.lane.send_failed();
+                        link.lane.cut();
                     } else {
                         self.ring.send(fd, key, rest, from, false);
                     }
@@ -278,11 +281,11 @@ impl<'r> Driver<'r> {
                 self.arm(key);
             }
             Ok(_) | Err(_) => {
-                link.lane.send_failed();
-                // What the server said before it broke off tells more than the broken send: unless it is silent.
-                let is_silent = link.receiving != Receiving::Armed;
+                link.lane.cut();
                 let errno = result.err().unwrap_or(Errno::RESET);
-                if is_silent || link.phase != Phase::Open {
+                if link.phase == Phase::Open && link.receiving == Receiving::Armed {
+                    self.engine.send_failed(key, errno);
+                } else {
                     self.broken(key, errno);
                 }
             }
@@ -335,7 +338,8 @@ impl<'r> Driver<'r> {
         }
         let bytes = link.lane.take();
         if link.lane.is_broken() {
-            return self.engine.lose(key, Fault::Tls, Some("a record could not be sealed".to_owned()));
+            self.engine.lose(key, Fault::Tls, Some("a record could not be sealed".to_owned()));
+            return self.engine.kill(key); // there is no goodbye without a seal
         }
         if let Some(bytes) = bytes {
             self.ring.send(fd, key, bytes, 0, link.ending == Ending::Said);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::lane::Lane;
 use super::link::{Ending, Link, Phase, Receiving};
-use super::plan::{Loop, Mode, Plan};
+use super::plan::{Mode, Plan};
 use super::schedule::{LATE_AFTER, Schedule};
 use super::speech::{self, Answer, Asked, Heard, Prospect, Speech};
 use super::tally::{Fault, HandshakeKind, Held, Tally, Times};
@@ -26,6 +26,9 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection that said goodbye waits for the server's.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a server is listened to when nothing can be sent to it any more.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a ticket is waited for when all else is done.
 const TICKET_TIMEOUT: Duration = Duration::from_secs(1);
@@ -269,8 +272,11 @@ impl Engine {
             && self.outstanding < WAKING_MAX
             && let Some(key) = self.to_wake.pop()
         {
-            let asked = self.new_request(clock());
-            self.ask(key, asked);
+            // Some were lost since the waking began.
+            if self.links.get(key).is_some_and(Link::takes_requests) {
+                let asked = self.new_request(clock());
+                self.ask(key, asked);
+            }
         }
         self.ask_again();
         self.begin_requests(&clock);
@@ -302,7 +308,7 @@ impl Engine {
 
     fn begin_requests(&mut self, clock: &impl Fn() -> Time) {
         while let Some(&key) = self.free_links.front() {
-            let Some(link) = self.links.get(key).filter(|link| link.phase == Phase::Open) else {
+            let Some(link) = self.links.get(key).filter(|link| link.takes_requests()) else {
                 self.free_links.pop_front();
                 continue;
             };
@@ -357,7 +363,7 @@ impl Engine {
     /// Begins what links could not take before and may take now.
     fn ask_again(&mut self) {
         while let Some(key) = self.roomy.pop_front() {
-            while let Some(link) = self.links.get(key).filter(|link| link.phase == Phase::Open)
+            while let Some(link) = self.links.get(key).filter(|link| link.takes_requests())
                 && let Some(asked) = self.seats[link.seat as usize].again.pop_front()
                 && self.ask(key, asked)
             {}
@@ -408,6 +414,7 @@ impl Engine {
             todo,
             has_heard: false,
             awaits_ticket: false,
+            send_fault: None,
             connect_out: false,
             is_dirty: false,
             deadline: Deadline::default(),
@@ -496,6 +503,9 @@ impl Engine {
         link.deadline.set(None, &mut self.timers, Wake::Link(key));
         self.opening -= 1;
         self.tally.connections_opened += u64::from(link.is_counted);
+        if link.speech.has_queued() {
+            link.speech.drain(&self.plan.recipe, &mut link.lane); // all that was put before may have gone early
+        }
         touch(&mut self.dirty, link, key);
         match self.plan.mode {
             Mode::Stay => {
@@ -633,8 +643,8 @@ impl Engine {
         let Some(link) = self.links.get_mut(key) else { return };
         if std::mem::take(&mut heard.has_begun) && !link.has_heard {
             link.has_heard = true;
-            // Of a connection that waits for its turn in an open loop, this would tell nothing.
-            let is_told = self.plan.mode != Mode::Stay || matches!(self.plan.pace, Loop::Closed);
+            // Connections that stay are opened before the start, so of them this would tell how long they waited for it.
+            let is_told = self.plan.mode != Mode::Stay;
             if link.is_counted && is_told {
                 self.tally.first_answer.record(self.now.since(link.began));
             }
@@ -780,6 +790,14 @@ impl Engine {
         }
     }
 
+    /// A send failed on an open connection, and a receive is out: what the server said before it broke off tells more
+    /// than the broken send, if it said anything.
+    pub(super) fn send_failed(&mut self, key: Key, errno: Errno) {
+        let Some(link) = self.links.get_mut(key).filter(|link| link.phase == Phase::Open) else { return };
+        link.send_fault = Some(errno);
+        link.deadline.set(Some(self.now + LISTEN_TIMEOUT), &mut self.timers, Wake::Link(key));
+    }
+
     /// A connection is over before its time: what is under way on it fails.
     pub(super) fn lose(&mut self, key: Key, fault: Fault, detail: Option<String>) {
         let Some(link) = self.links.get(key).filter(|link| link.phase.is_live()) else { return };
@@ -817,7 +835,6 @@ impl Engine {
             Some(held) if is_held => held.lost += 1,
             _ => self.settled += 1,
         }
-        self.to_wake.retain(|each| *each != key);
         self.retire(key);
     }
 
@@ -892,6 +909,10 @@ impl Engine {
         let link = self.links.get(key).expect("the caller found it");
         match link.phase {
             Phase::Connecting | Phase::Handshaking => self.lose(key, Fault::SetupTimedOut, None),
+            Phase::Open if link.send_fault.is_some() => {
+                let detail = link.send_fault.map(|errno| errno.to_string());
+                self.lose(key, Fault::Reset, detail);
+            }
             Phase::Open if link.awaits_ticket => {
                 self.tally.fault(Fault::NoTicket, 1, || None);
                 let seat = link.seat;
@@ -941,5 +962,128 @@ fn connect_fault(errno: Errno) -> Fault {
         std::io::ErrorKind::AddrNotAvailable => Fault::NoSocket,
         std::io::ErrorKind::ConnectionReset => Fault::Reset,
         _ => Fault::Connect,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::plan;
+    use super::*;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+    /// An engine without a ring: what the driver would do is done by the test.
+    struct Bench {
+        engine: Engine,
+    }
+
+    impl Bench {
+        fn new(plan: Plan) -> Bench {
+            let seats = plan.connections;
+            let mut engine = Engine::new(Arc::new(plan), seats, 0);
+            engine.now = Time::from_nanos(1_000_000_000);
+            Bench { engine }
+        }
+
+        fn start(&mut self) {
+            self.engine.start(self.engine.now, self.engine.now + Duration::from_secs(10), None);
+        }
+
+        /// One pass, in which everybody who dials is connected.
+        fn pass(&mut self) {
+            let now = self.engine.now;
+            self.engine.begin(|| now);
+            for key in std::mem::take(&mut self.engine.to_dial) {
+                self.engine.dialled(key, Ok(Fd(-1)));
+                self.engine.connected(key, Ok(()));
+            }
+            self.engine.begin(|| now);
+        }
+
+        fn wait(&mut self, time: Duration) {
+            self.engine.now = self.engine.now + time;
+            self.engine.expire();
+        }
+
+        /// Links that are open.
+        fn open(&self) -> Vec<Key> {
+            let open = self.engine.links.iter().filter(|(_, link)| link.phase == Phase::Open);
+            open.map(|(key, _)| key).collect()
+        }
+
+        fn is_asked(&self, key: Key) -> bool {
+            self.engine.links.get(key).is_some_and(|link| link.speech.under_way() > 0)
+        }
+
+        fn answer(&mut self, key: Key) {
+            self.engine.feed(key, &mut ANSWER.to_vec());
+        }
+
+        fn faults(&self) -> Vec<(Fault, u64)> {
+            self.engine.tally.faults.iter().map(|(fault, counted)| (*fault, counted.count)).collect()
+        }
+    }
+
+    #[test]
+    fn first_answers_are_told_of_connections_that_ask_at_once() {
+        for (mode, told) in [(Mode::Stay, 0), (Mode::Hold, 1)] {
+            let mut bench = Bench::new(Plan { connections: 1, mode, ..plan("http://a/") });
+            bench.engine.prepare();
+            bench.pass();
+            bench.wait(Duration::from_millis(500)); // for the others
+            bench.start();
+            bench.pass();
+            let [key] = bench.open()[..] else { panic!("one connection is open") };
+            bench.answer(key);
+            assert_eq!((bench.engine.tally.requests, bench.engine.tally.first_answer.count()), (1, told), "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn held_connections_that_are_lost_before_their_turn_are_not_woken() {
+        let count = WAKING_MAX + 2;
+        let mut bench = Bench::new(Plan { connections: count, mode: Mode::Hold, ..plan("http://a/") });
+        bench.start();
+        while !bench.engine.is_settled() {
+            bench.pass();
+            let open = bench.open();
+            let asked = open.into_iter().filter(|key| bench.is_asked(*key));
+            asked.collect::<Vec<_>>().into_iter().for_each(|key| bench.answer(key));
+        }
+        bench.engine.stage = Stage::Holding;
+        let held = bench.open();
+        assert_eq!(held.len(), count);
+        bench.engine.wake();
+        bench.pass();
+        assert_eq!(bench.engine.outstanding, WAKING_MAX);
+        let (woken, waiting): (Vec<_>, Vec<_>) = held.into_iter().partition(|key| bench.is_asked(*key));
+        waiting.into_iter().for_each(|key| bench.engine.peer_ended(key));
+        woken.into_iter().for_each(|key| bench.answer(key));
+        bench.pass();
+        assert!(bench.engine.is_finished());
+        let all = Held { held: count as u64, lost: 2, answered: WAKING_MAX as u64 };
+        assert_eq!(bench.engine.tally.held, Some(all));
+    }
+
+    #[test]
+    fn a_connection_that_cannot_send_is_asked_nothing_and_lost_soon() {
+        let mut bench = Bench::new(Plan { connections: 1, outstanding: 2, ..plan("http://a/") });
+        bench.start();
+        bench.pass();
+        let [key] = bench.open()[..] else { panic!("one connection is open") };
+        assert_eq!(bench.engine.outstanding, 2);
+        bench.engine.send_failed(key, Errno(105));
+        // What was answered before counts; nothing follows it on this connection.
+        bench.answer(key);
+        bench.pass();
+        assert_eq!((bench.engine.tally.requests, bench.engine.outstanding), (1, 1));
+        bench.wait(LISTEN_TIMEOUT);
+        assert_eq!((bench.faults(), bench.engine.outstanding), (vec![(Fault::Reset, 1)], 0));
+        assert_eq!(bench.engine.tally.faults[&Fault::Reset].detail, Some(Errno(105).to_string()));
+        assert!(bench.open().is_empty());
+        // Another one takes its place.
+        bench.wait(RETRY_PAUSE);
+        bench.pass();
+        assert_eq!((bench.open().len(), bench.engine.outstanding), (1, 2));
     }
 }

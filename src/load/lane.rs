@@ -28,6 +28,8 @@ pub(super) struct Lane {
     position: u64,
     /// Sealing failed: the session is over.
     is_broken: bool,
+    /// A send failed: what follows would follow a hole.
+    is_cut: bool,
 }
 
 impl Lane {
@@ -43,6 +45,7 @@ impl Lane {
             in_flight_bytes: 0,
             position: 0,
             is_broken: false,
+            is_cut: false,
         }
     }
 
@@ -114,13 +117,14 @@ impl Lane {
         }
     }
 
-    /// The bytes to send next, unless a send is out or there are none.
+    /// The bytes to send next, unless a send is out, there are none, or they could not be sealed.
     pub(super) fn take(&mut self) -> Option<Vec<u8>> {
-        if self.in_flight_bytes > 0 {
+        if self.in_flight_bytes > 0 || self.is_cut {
             return None;
         }
         self.seal();
-        if self.filling.is_empty() {
+        // What is not sent must not count as lent: nobody would give it back.
+        if self.filling.is_empty() || self.is_broken {
             return None;
         }
         self.in_flight_bytes = self.filling.len();
@@ -142,9 +146,12 @@ impl Lane {
         None
     }
 
-    /// A send ended without having sent.
-    pub(super) fn send_failed(&mut self) {
+    /// A send ended without having sent all of its bytes: nothing can follow them any more.
+    pub(super) fn cut(&mut self) {
         self.in_flight_bytes = 0;
+        self.is_cut = true;
+        (self.filling, self.waiting, self.spare) = (Vec::new(), Vec::new(), Vec::new());
+        self.record_start = None;
     }
 
     pub(super) fn is_lent(&self) -> bool {
@@ -153,7 +160,7 @@ impl Lane {
 
     /// Whether something waits to be sent.
     pub(super) fn has_pending(&self) -> bool {
-        !self.filling.is_empty()
+        !self.filling.is_empty() && !self.is_cut
     }
 
     pub(super) fn is_broken(&self) -> bool {
@@ -201,11 +208,17 @@ impl Lane {
 
 impl Sink for Lane {
     fn room(&self) -> usize {
+        if self.is_cut {
+            return 0;
+        }
         SEND_HIGH_WATER_BYTES.saturating_sub(self.filling.len() + self.waiting.len() + self.in_flight_bytes)
     }
 
     fn put(&mut self, bytes: &[u8]) {
         self.position += bytes.len() as u64;
+        if self.is_cut {
+            return;
+        }
         match (self.is_open, self.session.is_some()) {
             (false, _) => self.waiting.extend_from_slice(bytes),
             (true, false) => self.filling.extend_from_slice(bytes),
@@ -220,7 +233,45 @@ impl Sink for Lane {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
     use super::*;
+    use crate::tls::{ClientOptions, ClientSettings, Roots};
+
+    /// A lane whose handshake has just begun.
+    fn secure() -> Lane {
+        let key = KeyPair::generate().expect("entropy");
+        let root = CertificateParams::new(Vec::new()).expect("no names").self_signed(&key).expect("a key of its own");
+        let roots = Roots::from_der(vec![root.der().to_vec()]).expect("a certificate");
+        let settings = ClientSettings::new(&ClientOptions::new(roots)).expect("roots are all they need");
+        let mut hello = Vec::new();
+        let session = Session::client(&settings, "localhost", None, &mut hello).expect("a valid name");
+        Lane::secure(session, hello)
+    }
+
+    #[test]
+    fn a_lane_that_cannot_seal_lends_nothing() {
+        let mut lane = secure();
+        let hello = lane.take().expect("the hello goes first");
+        assert_eq!(lane.sent(hello, usize::MAX), None);
+        // There are no keys before the handshake is complete.
+        lane.open();
+        lane.put(b"early");
+        assert_eq!(lane.take(), None);
+        assert!(lane.is_broken() && !lane.is_lent());
+    }
+
+    #[test]
+    fn nothing_follows_a_send_that_failed() {
+        let mut lane = Lane::plain();
+        lane.put(b"one");
+        drop(lane.take());
+        lane.put(b"two");
+        lane.cut();
+        lane.put(b"six");
+        assert_eq!((lane.take(), lane.room()), (None, 0));
+        assert!(!lane.is_lent() && !lane.has_pending());
+    }
 
     #[test]
     fn two_buffers_take_turns() {

@@ -7,7 +7,7 @@ use super::lane::Lane;
 use super::speech::Speech;
 use crate::base::time::Time;
 use crate::base::timers::Deadline;
-use crate::ring::Fd;
+use crate::ring::{Errno, Fd};
 
 /// Where a link is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,12 +87,19 @@ pub(super) struct Link {
     pub(super) has_heard: bool,
     /// All is done but for a ticket to come back with.
     pub(super) awaits_ticket: bool,
+    /// Why a send failed. What the server still says is read for a while; it is asked nothing more.
+    pub(super) send_fault: Option<Errno>,
     pub(super) connect_out: bool,
     pub(super) is_dirty: bool,
     pub(super) deadline: Deadline,
 }
 
 impl Link {
+    /// Whether requests may begin on it.
+    pub(super) fn takes_requests(&self) -> bool {
+        self.phase == Phase::Open && self.send_fault.is_none()
+    }
+
     /// Whether the kernel still holds something of this link.
     pub(super) fn is_lent(&self) -> bool {
         self.connect_out || self.lane.is_lent() || self.receiving == Receiving::Armed

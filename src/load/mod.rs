@@ -97,12 +97,12 @@ pub struct Standing {
     pub bytes_received: u64,
     /// Connections there are.
     pub connections: u64,
-    /// Connections that are held; zero until all are.
-    pub held: u64,
+    /// Connections that are held, told once: when each was opened or has failed.
+    pub held: Option<u64>,
 }
 
 /// Carries a plan out, and returns when it is over, or soon after `stop` was set. `watch` is told how it stands each
-/// second, and once when all connections are held.
+/// second, and once when all connections that can be held are.
 ///
 /// # Errors
 /// Nothing could be measured.
@@ -193,11 +193,11 @@ fn watch_over(progress: &[Progress], origin: Instant, is_over: impl Fn() -> bool
         let sum = |figure: fn(&Progress) -> &std::sync::atomic::AtomicU64| {
             progress.iter().map(|each| figure(each).load(Ordering::Relaxed)).sum()
         };
-        let is_held = !has_told_held && progress.iter().all(|each| each.held.load(Ordering::Relaxed) > 0);
-        if told_at.elapsed() < PROGRESS_INTERVAL && !is_held {
+        let held = if has_told_held { None } else { held(progress) };
+        if told_at.elapsed() < PROGRESS_INTERVAL && held.is_none() {
             continue;
         }
-        has_told_held |= is_held;
+        has_told_held |= held.is_some();
         told_at = Instant::now();
         watch(Standing {
             elapsed: origin.elapsed(),
@@ -205,7 +205,36 @@ fn watch_over(progress: &[Progress], origin: Instant, is_over: impl Fn() -> bool
             faults: sum(|each| &each.faults),
             bytes_received: sum(|each| &each.bytes_received),
             connections: sum(|each| &each.connections),
-            held: if is_held { sum(|each| &each.held) } else { 0 },
+            held,
         });
+    }
+}
+
+/// Connections that all workers hold together, once none of them is opening any. A worker may hold none.
+fn held(progress: &[Progress]) -> Option<u64> {
+    let is_settled = progress.iter().all(|each| each.is_settled.load(Ordering::Acquire));
+    is_settled.then(|| progress.iter().map(|each| each.held.load(Ordering::Relaxed)).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_holds_none_keeps_the_others_from_nothing() {
+        let progress = [Progress::default(), Progress::default()];
+        progress[0].held.store(3, Ordering::Relaxed);
+        progress[0].is_settled.store(true, Ordering::Release);
+        assert_eq!(held(&progress), None, "the second one still opens");
+        progress[1].is_settled.store(true, Ordering::Release);
+        assert_eq!(held(&progress), Some(3));
+        let mut told = Vec::new();
+        let told_count = std::cell::Cell::new(0);
+        let watch = |standing: Standing| {
+            told_count.set(told_count.get() + 1);
+            told.push(standing.held);
+        };
+        watch_over(&progress, Instant::now(), || told_count.get() > 0, watch);
+        assert_eq!(told, [Some(3)]);
     }
 }

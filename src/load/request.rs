@@ -10,7 +10,8 @@ use super::target::{Scheme, Target};
 use crate::mmtp::frame::PRIORITY_DEFAULT;
 use crate::mmtp::{HeaderError, HeaderFlags, HeaderWriter, Known};
 
-/// Largest body of a request, in bytes: each worker holds it once, each request in flight part of it.
+/// Largest body of a request, in bytes. It is held once for all workers; a connection holds copies of no more than
+/// [`crate::base::limits::SEND_HIGH_WATER_BYTES`] of what it has yet to send.
 pub const BODY_BYTES_MAX: usize = 1 << 30;
 
 /// A request as it goes out.

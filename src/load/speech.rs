@@ -91,8 +91,9 @@ impl Speech {
                 if http.prospect == Prospect::Leaving {
                     return false;
                 }
-                lane.put(bytes);
+                http.unsaid_bytes += bytes.len() as u64;
                 http.asked.push_back(asked);
+                http.say(bytes, lane);
                 true
             }
             (Speech::Mmtp(mmtp), recipe) => mmtp.ask(recipe, asked, lane),
@@ -125,15 +126,17 @@ impl Speech {
 
     /// Puts what waits for room in the lane.
     pub(super) fn drain(&mut self, recipe: &Recipe, lane: &mut Lane) {
-        if let Speech::Mmtp(mmtp) = self {
-            mmtp.drain(recipe, lane);
+        match (self, recipe) {
+            (Speech::Http(http), Recipe::Http { bytes, .. }) => http.say(bytes, lane),
+            (Speech::Mmtp(mmtp), recipe) => mmtp.drain(recipe, lane),
+            (Speech::Http(_), Recipe::Mmtp { .. }) => unreachable!("a connection speaks what its recipe says"),
         }
     }
 
     /// Whether [`Speech::drain`] has something to do.
     pub(super) fn has_queued(&self) -> bool {
         match self {
-            Speech::Http(_) => false,
+            Speech::Http(http) => http.unsaid_bytes > 0,
             Speech::Mmtp(mmtp) => mmtp.connection.has_queued(),
         }
     }
@@ -149,7 +152,10 @@ impl Speech {
     /// The server takes what was asked last no more, and said so in time: these may be asked again elsewhere.
     pub(super) fn take_unread(&mut self) -> VecDeque<Asked> {
         match self {
-            Speech::Http(http) if http.prospect == Prospect::Leaving => std::mem::take(&mut http.asked),
+            Speech::Http(http) if http.prospect == Prospect::Leaving => {
+                http.unsaid_bytes = 0;
+                std::mem::take(&mut http.asked)
+            }
             Speech::Http(_) | Speech::Mmtp(_) => VecDeque::new(),
         }
     }
@@ -167,6 +173,8 @@ impl Speech {
 pub(super) struct Http {
     reader: ResponseReader,
     asked: VecDeque<Asked>,
+    /// Bytes of requests that were begun and wait for room in the lane.
+    unsaid_bytes: u64,
     /// Of the answer that is being read.
     status: u16,
     method_is_head: bool,
@@ -178,9 +186,26 @@ impl Http {
         Http {
             reader: ResponseReader::new(method_is_head),
             asked: VecDeque::new(),
+            unsaid_bytes: 0,
             status: 0,
             method_is_head,
             prospect: Prospect::Open,
+        }
+    }
+
+    /// Puts what there is room for. All requests are the same, so what is unsaid ends with a whole one.
+    fn say(&mut self, request: &[u8], lane: &mut Lane) {
+        let request_bytes = request.len() as u64;
+        while self.unsaid_bytes > 0 && lane.room() > 0 {
+            // At most a request, so it fits what a slice of it can have.
+            let rest_bytes = match self.unsaid_bytes % request_bytes {
+                0 => request.len(),
+                rest => rest as usize,
+            };
+            let rest = &request[request.len() - rest_bytes..];
+            let part = &rest[..rest_bytes.min(lane.room())];
+            lane.put(part);
+            self.unsaid_bytes -= part.len() as u64;
         }
     }
 
@@ -402,6 +427,7 @@ mod tests {
     use super::super::mix::Mix;
     use super::super::target::Target;
     use super::*;
+    use crate::base::limits::SEND_HIGH_WATER_BYTES;
     use crate::mmtp::{Connection, HeaderFlags, HeaderWriter, Known, Settings};
 
     const NOW: Time = Time::from_nanos(7);
@@ -488,6 +514,26 @@ mod tests {
         assert_eq!(heard.answers.iter().map(|answer| answer.result).collect::<Vec<_>>(), [Ok(())]);
     }
 
+    #[test]
+    fn bodies_of_http_wait_for_room_whatever_their_size() {
+        const BODY_BYTES: usize = 3 * SEND_HIGH_WATER_BYTES + 7;
+        let recipe = recipe("http://a/", "POST", BODY_BYTES);
+        let Recipe::Http { bytes: request, .. } = &recipe else { panic!("HTTP is spoken") };
+        let mut lane = Lane::plain();
+        let mut speech = Speech::new(&recipe, &settings(0), NOW, &mut lane);
+        assert!((0..3).all(|at| speech.ask(&recipe, asked(at), &mut lane)));
+        let mut sent = Vec::new();
+        while let Some(bytes) = lane.take() {
+            assert!(bytes.len() <= SEND_HIGH_WATER_BYTES, "a lane holds {} bytes", bytes.len());
+            sent.extend_from_slice(&bytes);
+            speech.drain(&recipe, &mut lane);
+            lane.sent(bytes, usize::MAX);
+            speech.drain(&recipe, &mut lane);
+        }
+        assert!(sent == request.repeat(3) && !speech.has_queued());
+        assert_eq!(speech.under_way(), 3);
+    }
+
     /// A server of MMTP that answers every request with this status, or resets it without one.
     fn serve(server: &mut Connection, mut input: &[u8], status: Option<u64>, out: &mut Vec<u8>) -> usize {
         let mut asked = Vec::new();
@@ -571,8 +617,8 @@ mod tests {
         let recipe = recipe("mmtp://a/pay", "GET", 0);
         let (mut lane, mut heard) = (Lane::plain(), Heard::default());
         let mut client = Speech::new(&recipe, &settings(0), NOW, &mut lane);
-        drop(lane.take());
-        lane.send_failed();
+        let hello = lane.take().expect("HELLO goes first");
+        assert_eq!(lane.sent(hello, usize::MAX), None);
         let result = client.receive(NOW, b"HTTP/1.1 400 Bad\r\n\r\n", &recipe, &mut lane, &mut heard);
         assert!(matches!(result, Err(Fault::Mmtp(_))), "{result:?}");
         assert!(lane.has_pending(), "GOAWAY says why");

@@ -116,6 +116,8 @@ fn answers_over_http_are_those_that_nginx_gave() {
     assert!(loaded.count("/connections_opened") >= requests / 50, "{}", loaded.json);
     assert_eq!(loaded.count("/connect_micros/count"), loaded.count("/connections_opened"));
     assert!(loaded.json["handshake_micros"].is_null());
+    // They were open before the clock started: their first answer is one like any other.
+    assert!(loaded.json["first_answer_micros"].is_null());
     assert!(loaded.number("/bytes_received") > 281.0 * requests as f64);
     assert!(loaded.number("/cpu_micros") > 0.0);
 }
@@ -338,6 +340,7 @@ fn idle_connections_are_held_and_answer_at_the_end() {
     .good();
     assert_eq!(loaded.json["idle"], serde_json::json!({"held": 301, "lost": 0, "answered": 301}));
     assert_eq!((loaded.count("/requests"), loaded.count("/latency_micros/count")), (602, 301));
+    assert_eq!(loaded.count("/first_answer_micros/count"), 301);
     site.gateway.until_equal(&[("requests_total", 602)]);
 }
 
@@ -350,6 +353,27 @@ fn a_held_connection_that_ends_is_lost() {
     let loaded = load(&[&url, "--idle", "--connections", "5", "--duration", "3s"]);
     assert_eq!(loaded.code, 1);
     assert_eq!(loaded.json["idle"], serde_json::json!({"held": 5, "lost": 5, "answered": 0}));
+}
+
+#[test]
+fn that_nothing_can_be_held_is_said_as_well() {
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}/", nobody.local_addr().expect("bound"));
+    drop(nobody);
+    let output = run(&mut command(&[&url, "--idle", "--connections", "2", "--duration", "100ms"]), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).starts_with("holding 0 connections\n"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_summary_that_nobody_reads_is_no_failure() {
+    let server = Counting::start(false);
+    let url = server.url("http", "/small");
+    let mut process = command(&[&url, "--connections", "1", "--duration", "100ms"]);
+    let mut child = process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("a child of ours");
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
 }
 
 #[test]
