@@ -437,6 +437,21 @@ fn a_quota_below_the_workers_is_found() {
 }
 
 #[test]
+fn too_little_locked_memory_for_the_rings_is_found() {
+    let node = Node::new();
+    node.plant("proc/self/limits", "Max locked memory         2097151              2097151              bytes\n");
+    node.doctor().complains(&[("warning", "locked memory (RLIMIT_MEMLOCK): 2047 KiB", "LimitMEMLOCK=512M")]);
+}
+
+#[test]
+fn a_date_that_no_calendar_has_is_not_taken() {
+    let node = Node::new();
+    node.plant("proc/stat", "btime 999999999999\n");
+    let said = node.doctor();
+    assert_eq!((said.complaints(), said.code), (vec![], 0), "{}", said.text);
+}
+
+#[test]
 fn bbr_that_is_missing_is_found() {
     let node = Node::new();
     node.plant("proc/sys/net/ipv4/tcp_available_congestion_control", "reno cubic");
@@ -481,6 +496,9 @@ fn mistakes_of_a_configuration_are_told_with_their_lines() {
         ("fault", "pop.toml:5: worker.client_max: unknown key", "did you mean `clients_max`"),
         ("fault", "no such file: certs/none.pem", "correct the path"),
     ]);
+    // Whatever they are called.
+    node.configure(|config| config.replace("certs/ca.pem", "certs/has expired on.pem"));
+    node.doctor().complains(&[("fault", "no such file: certs/has expired on.pem", "correct the path")]);
 }
 
 #[test]

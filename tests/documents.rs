@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use trunkline::base::counters::{DESCRIPTIONS, Kind};
+use trunkline::ring::RingSettings;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -47,6 +48,19 @@ fn every_metric_is_documented_as_it_is() {
         })
         .collect();
     assert_eq!(documented, described, "the table in docs/OPERATING.md, in the order of src/base/counters.rs");
+}
+
+#[test]
+fn receive_buffers_are_documented_as_they_are() {
+    let RingSettings { buffers, buffer_bytes, .. } = RingSettings::default();
+    let all_mib = u32::from(buffers) * buffer_bytes >> 20;
+    let configuration = read("docs/CONFIG.md");
+    let row = |key: &str| configuration.lines().find(|line| line.starts_with(&format!("| `{key}` |"))).expect("a row");
+    assert!(row("buffers").starts_with(&format!("| `buffers` | `{buffers}` |")), "{}", row("buffers"));
+    assert!(row("buffer_bytes").starts_with(&format!("| `buffer_bytes` | `{buffer_bytes}` |")));
+    assert!(row("buffer_bytes").contains(&format!(" {all_mib} MiB ")), "{}", row("buffer_bytes"));
+    let sketch = format!("receive buffers {buffers} × {} KiB = {all_mib} MiB", buffer_bytes >> 10);
+    assert!(read("docs/ARCHITECTURE.md").contains(&sketch), "docs/ARCHITECTURE.md lacks: {sketch}");
 }
 
 #[test]

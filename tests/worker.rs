@@ -323,11 +323,10 @@ fn a_held_connection_has_no_longer_than_any_handshake() {
 
 #[test]
 fn what_comes_behind_a_held_hello_is_bounded_and_read_later() {
-    const RECORDS_BYTES_MAX: usize = 64 << 20;
     let busy = Busy::start(SOON, SOON);
     let mut storm = busy.node.storm(400);
     busy.node.until("many are held", |node| node.figure("handshakes_waiting") >= 30);
-    // The newest go first, so the oldest that has no answer has the others before it.
+    // The newest go first, so the oldest that have no answer have the others before them.
     let is_held = |socket: &TcpStream| {
         socket.set_nonblocking(true).expect("an option");
         let held = socket.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
@@ -335,24 +334,23 @@ fn what_comes_behind_a_held_hello_is_bounded_and_read_later() {
         held
     };
     let oldest = storm.iter().position(is_held).expect("many are held");
-    let mut socket = storm.remove(oldest);
-    // Behind its hello comes what no hello announced: nothing of it is looked at before its turn.
-    socket.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    let mut patient = storm.remove(oldest);
+    let mut greedy = storm.remove(oldest);
+    // Behind their hellos comes what no hello announced. What could be early data is kept, and nothing of it is looked at
+    // before its turn.
     let record = [&[23, 3, 3, 0x40, 0][..], &[0; 0x4000]].concat();
-    let mut sent = 0;
-    while sent < RECORDS_BYTES_MAX {
-        match socket.write(&record) {
-            Ok(bytes) => sent += bytes,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) => panic!("it is held and not ended: {error}"),
-        }
-    }
-    assert!(sent < RECORDS_BYTES_MAX, "the worker took {sent} bytes behind a hello that it had not answered");
-    assert_eq!(busy.node.figure("handshakes_failed"), 0, "nobody looked at it");
+    patient.write_all(&record).expect("it is held and not ended");
+    // A full receive buffer is more than any client has to say before it is answered: it is closed and not kept. That may
+    // be before the last byte has left.
+    let _ = greedy.write_all(&[&record[..]; 4].concat());
+    busy.node.until("the greedy one is closed", |node| node.figure("handshakes_failed") == 1);
+    let end = greedy.read(&mut [0]);
+    assert!(matches!(&end, Ok(0)) || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "no answer");
+    assert!(is_held(&patient), "the other has its place in the queue");
     // When its turn comes, what is behind it is read, and is no handshake.
     let node = busy.end();
-    node.until("what came behind is read", |node| node.figure("handshakes_failed") == 1);
-    drop((storm, socket));
+    node.until("what came behind is read", |node| node.figure("handshakes_failed") == 2);
+    drop((storm, patient, greedy));
     node.until("they are gone", |node| node.figure("links_open") == 0);
     let counters = node.stop();
     assert_eq!((counters.handshakes_timed_out, counters.handshakes_late, counters.connections_open), (0, 0, 0));

@@ -94,7 +94,7 @@ counters! {
     calls_enter: Counter, "system_calls", "call=\"io_uring_enter\"", "System calls that workers made on the byte path.";
     calls_other: Counter, "system_calls", "call=\"other\"", "System calls that workers made on the byte path.";
     buffers_lent: Gauge, "buffers_lent", "", "Receive buffers taken from the kernel's ring and not yet given back.";
-    buffers_exhausted: Counter, "buffers_exhausted", "", "Receives that ended because no buffer was free.";
+    buffers_exhausted: Counter, "buffers_exhausted", "", "Receives that ended because the kernel had no buffer: all were filled, or kept from it as few had been needed.";
     stale_completions: Counter, "stale_completions", "", "Completions for a link that was already gone.";
     streams_opened: Counter, "streams_opened", "", "MMTP streams opened on trunks.";
     streams_open: Gauge, "streams_open", "", "Streams in flight.";

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use super::facts::{Answer, Certificate, Facts, Listen};
 use super::finding::{Finding, Group};
-use crate::server::certificates::tells_validity;
 use crate::server::problems::{Problem, Severity};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -36,7 +35,7 @@ fn problems(facts: &Facts) -> Vec<Finding> {
     };
     // Dates are judged below, with more to say.
     let mut findings: Vec<Finding> =
-        settings.problems.iter().filter(|problem| !tells_validity(problem)).map(of_problem).collect();
+        settings.problems.iter().filter(|problem| !problem.tells_validity).map(of_problem).collect();
     if settings.plan.is_none() {
         findings.push(Finding::note(group, "not looked at", "whatever the configuration asks for: it cannot be used"));
     } else if findings.is_empty() {
@@ -217,6 +216,7 @@ mod tests {
             place: Place { key: "id".to_owned(), line: 3 },
             what: what.to_owned(),
             remedy: "mend it".to_owned(),
+            tells_validity: false,
         };
         facts.settings.problems = vec![problem(Severity::Error, "is odd"), problem(Severity::Warning, "is old")];
         facts.settings.plan = None;

@@ -98,6 +98,8 @@ pub struct Process {
     pub descriptors_open: Option<u64>,
     /// Soft limit of locked memory, in bytes; `u64::MAX`: none.
     pub locked_bytes: Option<u64>,
+    /// Whether that limit does not bind it, as it has CAP_IPC_LOCK.
+    pub may_lock: bool,
     /// Cores it may run on.
     pub cores_allowed: Option<Vec<usize>>,
     /// The strictest quota of time of its cgroups, in thousandths of a core.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::facts::{Certificate, Clock, Config, Facts, Interrupt, Node, Plan, Process, Settings};
 use super::network::DROPS;
 use super::probe;
-use super::root::{Root, core_list};
+use super::root::{Root, core_list, text_of};
 use super::sysctl::{recommended, single_spaced};
 use crate::ring;
 use crate::server::certificates::{Authorities, validity};
@@ -21,6 +21,12 @@ use crate::server::problems::{Problem, Problems};
 
 /// Status bit of adjtimex(2): nothing keeps the clock to the time of others.
 const STA_UNSYNC: u32 = 0x40;
+
+/// Bit of CAP_IPC_LOCK in a set of capabilities (capabilities(7)).
+const CAP_IPC_LOCK: u64 = 1 << 14;
+
+/// A date from here on, in seconds since 1970, has more than four digits in its year, which the calendar does not tell.
+const YEAR_10000_S: u64 = 253_402_300_800;
 
 /// A limit of cgroup v1 from here on is none: it is the largest multiple of a page there is.
 const MEMORY_UNLIMITED: u64 = 1 << 60;
@@ -66,7 +72,7 @@ pub fn gather(options: &Options) -> io::Result<Facts> {
 
 /// What the tables of a configuration say of its role; a POP where they say nothing.
 fn role_of(file: &Path) -> ProcessRole {
-    let text = std::fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = text_of(file).unwrap_or_default();
     let is_gateway = |line: &str| line.starts_with("[[service]]") || line.starts_with("[upstream]");
     if text.lines().any(|line| is_gateway(line.trim())) { ProcessRole::Gateway } else { ProcessRole::Pop }
 }
@@ -78,7 +84,9 @@ fn date(root: &Root) -> SystemTime {
         let started: u64 = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
         let up: f64 = root.text("proc/uptime")?.split_whitespace().next()?.parse().ok()?;
         let up = Duration::try_from_secs_f64(up).ok()?;
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(started))?.checked_add(up)
+        let now = Duration::from_secs(started).checked_add(up)?;
+        // It may be anything that somebody wrote into a file.
+        (now.as_secs() < YEAR_10000_S).then(|| SystemTime::UNIX_EPOCH + now)
     };
     if root.is_here() { SystemTime::now() } else { told().unwrap_or_else(SystemTime::now) }
 }
@@ -205,6 +213,7 @@ fn process(root: &Root, id: &str) -> Process {
         descriptors: limit(&limits, "Max open files"),
         descriptors_open: None,
         locked_bytes: limit(&limits, "Max locked memory").map(|(soft, _)| soft),
+        may_lock: may_lock(&status),
         cores_allowed: allowed.and_then(core_list),
         quota_millicores: quota(root, &groups),
         memory_bytes_max: memory_max(root, &groups),
@@ -224,6 +233,12 @@ fn of_running(root: &Root, id: u32, own: &Process) -> Process {
         cores_allowed: own.cores_allowed.clone(),
         ..found
     }
+}
+
+/// Whether CAP_IPC_LOCK is among the effective capabilities in `/proc/PID/status`.
+fn may_lock(status: &str) -> bool {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|bits| bits & CAP_IPC_LOCK != 0)
 }
 
 /// Soft and hard limit of this name in `/proc/PID/limits`.
@@ -433,9 +448,11 @@ mod tests {
                  Max open files            1024                 unlimited            files\n\
                  Max locked memory         8388608              8388608              bytes\n",
             ),
-            ("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-1,4\n"),
+            ("proc/self/status", "Name:\tx\nCapEff:\t0000000000004000\nCpus_allowed_list:\t0-1,4\n"),
+            ("proc/8/status", "CapEff:\t000001ffffffbfff\n"),
         ]);
         let found = process(&root, "self");
+        assert!(found.may_lock && !process(&root, "8").may_lock && !process(&root, "9").may_lock);
         assert_eq!(found.descriptors, Some((1024, u64::MAX)));
         assert_eq!((found.locked_bytes, found.cores_allowed), (Some(8_388_608), Some(vec![0, 1, 4])));
         let nothing = process(&root, "7");
@@ -548,6 +565,13 @@ mod tests {
         ];
         let (_directory, root) = planted(&names.map(|name| (name, junk)));
         let _ = (super::node(&root, ProcessRole::Pop), process(&root, "self"), date(&root));
+        // The last moment of the year 9999, and one that no calendar has a name for.
+        for (started, is_taken) in [("253402300798", true), ("253402300799", false), ("18446744073709551615", false)] {
+            let text = format!("btime {started}\n");
+            let (_directory, root) = planted(&[("proc/stat", &text), ("proc/uptime", "1.00 1.00")]);
+            let found = date(&root);
+            assert_eq!(time::OffsetDateTime::from(found).year() == 9999, is_taken, "{started}");
+        }
         let missing = Options { config: None, role: None, root: PathBuf::from("/nonexistent/root") };
         assert!(gather(&missing).is_err());
     }
@@ -557,5 +581,7 @@ mod tests {
         let (directory, _) = planted(&[("a", "[[service]]\n"), ("b", "[backbone]\n"), ("c", "nonsense")]);
         let role = |name: &str| role_of(&directory.path().join(name));
         assert_eq!((role("a"), role("b"), role("c")), (ProcessRole::Gateway, ProcessRole::Pop, ProcessRole::Pop));
+        // What never ends is no configuration, and nobody waits for its end.
+        assert_eq!(role_of(Path::new("/dev/zero")), ProcessRole::Pop);
     }
 }

@@ -12,6 +12,13 @@ const CONNECTION_BYTES: u64 = 4096;
 /// Memory of a process without connections and receive buffers, in bytes: a generous guess.
 const PROCESS_BYTES: u64 = 64 << 20;
 
+/// Locked memory that the ring of a worker counts as, rounded up, for a process without CAP_IPC_LOCK: measured on Linux 6.18
+/// (tuning/CONTAINERS.md).
+const LOCKED_BYTES_PER_WORKER: u64 = 1 << 20;
+
+/// What tuning/systemd sets for locked memory, in MiB.
+const LOCKED_MIB_RECOMMENDED: u64 = 512;
+
 /// A process that has more of its descriptors open than this, in percent, is told of.
 const DESCRIPTORS_OPEN_PERCENT: u64 = 80;
 
@@ -107,10 +114,27 @@ fn files(facts: &Facts) -> Option<Finding> {
 }
 
 fn locked(facts: &Facts) -> Option<Finding> {
+    let (group, name) = (Group::Limits, "locked memory (RLIMIT_MEMLOCK)");
     let bytes = facts.process.locked_bytes?;
-    let found = if bytes == u64::MAX { "unlimited".to_owned() } else { format!("{} KiB", bytes >> 10) };
-    let about = "rings and buffers do not count towards it since Linux 5.12";
-    Some(Finding::ok(Group::Limits, "locked memory (RLIMIT_MEMLOCK)", format!("{found}; {about}")))
+    let amount = if bytes == u64::MAX { "unlimited".to_owned() } else { format!("{} KiB", bytes >> 10) };
+    if facts.process.may_lock {
+        return Some(Finding::ok(group, name, format!("{amount}, which does not bind a process with CAP_IPC_LOCK")));
+    }
+    let found = format!("{amount} ({})", whose(facts));
+    let Some(plan) = &facts.settings.plan else { return Some(Finding::ok(group, name, found)) };
+    let needed = plan.cores.len() as u64 * LOCKED_BYTES_PER_WORKER;
+    let finding = if bytes < needed {
+        let mib = (needed >> 20).next_power_of_two().max(LOCKED_MIB_RECOMMENDED);
+        let remedy = format!(
+            "LimitMEMLOCK={mib}M in the service's unit (docker: --ulimit memlock={}), or fewer workers in cores",
+            mib << 20
+        );
+        Finding::warning(group, name, found, remedy)
+            .why("the rings of workers count towards it: a worker that does not get its own does not start (ENOMEM)")
+    } else {
+        Finding::ok(group, name, found)
+    };
+    Some(finding.expected(format!("{} KiB or more, for all processes of this user together", needed >> 10)))
 }
 
 fn memory(facts: &Facts) -> Option<Finding> {
@@ -232,6 +256,24 @@ mod tests {
 
     fn quota_of(facts: &Facts) -> Finding {
         quota(facts).expect("known")
+    }
+
+    #[test]
+    fn locked_memory_for_each_worker_is_asked_for() {
+        let mut facts = facts();
+        facts.settings.plan.as_mut().expect("there is one").cores = (0..16).collect();
+        for (bytes, level) in [((16 << 20) - 1, Level::Warning), (16 << 20, Level::Ok), (u64::MAX, Level::Ok)] {
+            facts.process.locked_bytes = Some(bytes);
+            let finding = locked(&facts).expect("known");
+            assert_eq!(finding.level, level, "{finding:?}");
+            assert!(level == Level::Ok || finding.remedy.contains("LimitMEMLOCK=512M"), "{finding:?}");
+        }
+        facts.process.locked_bytes = Some(1 << 20);
+        facts.process.may_lock = true;
+        assert_eq!(locked(&facts).expect("known").level, Level::Ok);
+        facts.process.may_lock = false;
+        facts.settings.plan = None;
+        assert_eq!(locked(&facts).expect("known").level, Level::Ok, "nobody knows how many workers there will be");
     }
 
     #[test]

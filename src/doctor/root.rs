@@ -36,14 +36,7 @@ impl Root {
 
     /// A file's text without the white space around it.
     pub(super) fn text(&self, name: &str) -> Option<String> {
-        let mut bytes = Vec::new();
-        let path = self.path(name);
-        // A pipe or a device that somebody put there would be waited for.
-        if !fs::metadata(&path).ok()?.is_file() {
-            return None;
-        }
-        fs::File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-        Some(String::from_utf8_lossy(&bytes).trim().to_owned())
+        text_of(&self.path(name))
     }
 
     /// A file that holds one number.
@@ -69,6 +62,17 @@ impl Root {
     pub(super) fn link_name(&self, name: &str) -> Option<String> {
         fs::read_link(self.path(name)).ok()?.file_name()?.to_str().map(str::to_owned)
     }
+}
+
+/// The text of a file without the white space around it.
+pub(super) fn text_of(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    // A pipe or a device that somebody put there would be waited for.
+    if !fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    fs::File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
 /// A list of cores as the kernel writes it: `0-3,8`. None when it is none; empty for an empty one.

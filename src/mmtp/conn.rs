@@ -48,6 +48,10 @@ const FORGIVEN_FRAMES_MAX: u32 = 1 << 18;
 /// How often budgets are refilled.
 const REFILL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What is taken for the shortest round trip rises by one part in so many with each PING that takes longer: with trunks, which
+/// are pinged every 2 s, it doubles in 24 s. Faster, and the queue of one long answer would be taken for the path.
+const RTT_LEAST_RISE: u32 = 16;
+
 /// What a stream is told when it ends before its time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reset {
@@ -249,7 +253,7 @@ pub struct Connection {
     /// Some while the last PING is unanswered.
     ping_since: Option<Time>,
     rtt_micros: Option<u32>,
-    /// The shortest round trip that a PING took.
+    /// The shortest round trip that a PING took of late.
     rtt_least_micros: u32,
     pong_owed: Option<[u8; 8]>,
     resets_owed: Vec<(StreamId, Reset)>,
@@ -968,7 +972,10 @@ impl Connection {
                 let rtt = self.rtt().map_or(sample, |rtt| (rtt * 7 + sample) / 8);
                 let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
                 self.rtt_micros = Some(micros(rtt));
-                self.rtt_least_micros = self.rtt_least_micros.min(micros(sample));
+                // It rises slowly when every PING takes longer: a connection may outlive the path it began on.
+                let least = self.rtt_least_micros;
+                let risen = least.saturating_add(least / RTT_LEAST_RISE + 1);
+                self.rtt_least_micros = micros(sample).min(risen);
                 self.ping_since = None;
                 Ok(Some(Found::Pong))
             }
@@ -1516,6 +1523,28 @@ mod tests {
             assert_eq!(near.rtt(), Some(Duration::from_millis(rtt)));
             assert_eq!(near.ping_outstanding_since(), None);
         }
+    }
+
+    #[test]
+    fn the_shortest_round_trip_falls_at_once_and_rises_slowly() {
+        let (mut near, mut far) = pair();
+        let mut sent = 0;
+        let mut took = |millis: u64| {
+            let (mut to_far, mut to_near) = (Vec::new(), Vec::new());
+            near.ping(at(sent), &mut to_far);
+            assert_eq!(events(&mut far, &to_far), [] as [&str; 0]);
+            far.drain(&mut to_near, |_, _, _| ());
+            let mut input = &to_near[..];
+            assert_eq!(near.receive(at(sent + millis), &mut input), Ok(Some(Event::Pong)));
+            sent += 10_000;
+            near.rtt_least_micros
+        };
+        assert_eq!([took(20), took(10)], [20_000, 10_000]);
+        assert_eq!(took(150), 10_626, "one PING that waits in a queue changes little");
+        let seen: Vec<u32> = (0..60).map(|_| took(150)).collect();
+        assert!(seen[9] < 21_000 && seen[59] == 150_000, "the path has changed for good: {seen:?}");
+        assert_eq!(took(30), 30_000);
+        assert_eq!([took(0), took(1), took(1)], [0, 1, 2], "and from nothing as well");
     }
 
     /// A sink without room.

@@ -121,7 +121,7 @@ pub trait Ring {
     /// System calls so far.
     fn calls(&self) -> Calls;
 
-    /// Buffers the kernel has at hand.
+    /// Buffers that hold nothing: those the kernel has at hand, and those kept from it until they are needed.
     fn buffers_free(&self) -> usize;
 
     /// Buffers there are.

@@ -21,7 +21,8 @@ pub struct RingSettings {
 
 impl Default for RingSettings {
     /// 4096 submissions, 16384 completions, 512 buffers of 64 KiB, and at most a millisecond to fill a batch. Only what was
-    /// used of a buffer is memory, and only as many are in use as passes fill: a few MiB with downloads, 32 MiB at most.
+    /// used of a buffer is memory, but all are used in turn at first and after they ran out: 2 MiB with small messages, 32 MiB
+    /// once large ones have come. They are not given back.
     fn default() -> Self {
         RingSettings {
             submissions: 4096,

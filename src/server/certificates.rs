@@ -17,7 +17,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use super::problems::{Place, Problem, Problems};
+use super::problems::{Place, Problems};
 use super::section::Located;
 use super::staple::{Staple, Unusable};
 
@@ -191,18 +191,6 @@ pub fn validity(der: &[u8]) -> Option<(SystemTime, SystemTime)> {
     Some((validity.not_before.to_datetime().into(), validity.not_after.to_datetime().into()))
 }
 
-/// Whether a problem is that a certificate is out of its time: for whoever judges the dates himself.
-#[must_use]
-pub fn tells_validity(problem: &Problem) -> bool {
-    problem.what.contains(EXPIRED) || problem.what.contains(NOT_YET)
-}
-
-/// How a certificate whose time is over is told of.
-const EXPIRED: &str = "has expired on";
-
-/// How one whose time has not begun is.
-const NOT_YET: &str = "is not valid before";
-
 impl Authorities {
     /// Reads the certificates of authorities. Notes every mistake; None when there is one.
     #[must_use]
@@ -323,11 +311,11 @@ fn check_validity(
     let (from, until) = (validity.not_before.to_datetime(), validity.not_after.to_datetime());
     let name = format!("certificate {} of {}", index + 1, file.value.display());
     if until < now {
-        let what = format!("{name} {EXPIRED} {}", until.date());
-        problems.warning(&file.place, what, "renew it: peers will refuse it");
+        let what = format!("{name} has expired on {}", until.date());
+        problems.out_of_time(&file.place, what, "renew it: peers will refuse it");
     } else if from > now {
-        let what = format!("{name} {NOT_YET} {}", from.date());
-        problems.warning(&file.place, what, "check the clock of this machine, or issue it again");
+        let what = format!("{name} is not valid before {}", from.date());
+        problems.out_of_time(&file.place, what, "check the clock of this machine, or issue it again");
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Problem {
     pub what: String,
     /// What to do, without a full stop.
     pub remedy: String,
+    /// Whether it is that a certificate is out of its time: for whoever judges the dates himself.
+    pub tells_validity: bool,
 }
 
 impl Problem {
@@ -73,7 +75,7 @@ impl Problem {
             io::ErrorKind::AddrInUse => format!("address {address} is in use"),
             _ => format!("cannot listen on {address}: {error}"),
         };
-        Problem { severity: Severity::Error, file, place: Place::of(key), what, remedy }
+        Problem { severity: Severity::Error, file, place: Place::of(key), what, remedy, tells_validity: false }
     }
 }
 
@@ -119,6 +121,12 @@ impl Problems {
         self.add(Severity::Warning, place, what.into(), remedy.into());
     }
 
+    /// Adds that a certificate is out of its time: something that somebody should look at.
+    pub(super) fn out_of_time(&mut self, place: &Place, what: impl Into<String>, remedy: impl Into<String>) {
+        self.warning(place, what, remedy);
+        self.list.last_mut().expect("just added").tells_validity = true;
+    }
+
     /// Adds a problem that was made elsewhere.
     pub fn push(&mut self, problem: Problem) {
         self.list.push(problem);
@@ -153,7 +161,8 @@ impl Problems {
     }
 
     fn add(&mut self, severity: Severity, place: &Place, what: String, remedy: String) {
-        self.list.push(Problem { severity, file: self.file.clone(), place: place.clone(), what, remedy });
+        let (file, place) = (self.file.clone(), place.clone());
+        self.list.push(Problem { severity, file, place, what, remedy, tells_validity: false });
     }
 }
 

@@ -469,6 +469,7 @@ fn noted<T>(made: Result<T, SettingsError>, problems: &mut Problems, file: &std:
             place: Place::of(key),
             what: error.to_string(),
             remedy: "use a certificate, key and authority that TLS 1.3 can use".to_owned(),
+            tells_validity: false,
         });
     })
     .ok()

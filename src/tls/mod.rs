@@ -38,10 +38,18 @@ pub use settings::{
     ServerSettings, SettingsError,
 };
 
-use handshake::{ClientHandshake, Handshake, Progress, ServerHandshake};
+use handshake::{ClientHandshake, EARLY_RECORDS_MAX, Handshake, Progress, ServerHandshake};
+use settings::EARLY_BYTES_MAX;
 use traffic::Traffic;
 
 use crate::base::wire::Protocol;
+
+/// Most bytes that follow a ClientHello before it is answered: the early data that a ticket allows unless set otherwise,
+/// in as many records as a handshake may bring, and the ChangeCipherSpec of a client that is wary of middleboxes.
+pub const EARLY_FLIGHT_BYTES_MAX: usize = EARLY_BYTES_MAX as usize
+    + EARLY_RECORDS_MAX as usize * (RECORD_HEADER_BYTES + RECORD_TRAILER_BYTES)
+    + RECORD_HEADER_BYTES
+    + 1;
 
 /// One TLS connection, either side.
 pub struct Session {

@@ -39,7 +39,7 @@ const TICKETS_REQUESTED_MAX: usize = 4;
 /// Ways to compress a certificate: brotli and zlib.
 const COMPRESSIONS: usize = 2;
 /// Bytes of early data that a ticket allows, unless set.
-const EARLY_BYTES_MAX: u32 = 1 << 14;
+pub(super) const EARLY_BYTES_MAX: u32 = 1 << 14;
 
 /// Why settings cannot be built: the operator's mistakes.
 #[derive(Clone, Debug, PartialEq, Eq)]

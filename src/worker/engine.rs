@@ -22,9 +22,11 @@ use crate::ring::{Fd, Token};
 use crate::tickets::{self, Binding, Miss, Stored, TicketId};
 use crate::tls::{self, Early, Established, Received, Session, TlsError};
 
-/// Bytes kept behind a ClientHello that waits: the early data of most clients, 16 KiB, in records of a packet each.
-/// What is beyond stays in the socket.
-const HELD_BYTES_MAX: usize = 16 * 1024 + 4 * 1024;
+/// Most bytes kept behind a ClientHello that waits. Until it is answered a client has early data to send and nothing else, so
+/// one that sends more is closed: it would be kept for somebody who has proved nothing.
+const HELD_BYTES_MAX: usize = 28 * 1024;
+
+const _: () = assert!(tls::EARLY_FLIGHT_BYTES_MAX <= HELD_BYTES_MAX, "all early data that a handshake takes can wait");
 
 /// First byte of a record of application data, which is what early data travels in (RFC 8446 5.1).
 const APPLICATION_DATA: u8 = 23;
@@ -351,20 +353,35 @@ impl<L: Role<Links>> Engine<L> {
         Lookup::None
     }
 
-    /// Keeps what comes behind a ClientHello until that is answered.
+    /// Keeps what comes behind a ClientHello until that is answered, or closes the link when it is too much.
     fn hold(&mut self, key: LinkId, bytes: &[u8]) {
-        let mut carry = std::mem::take(&mut self.links.slab.get_mut(key).expect("the caller found it").carry);
+        let link = self.links.slab.get_mut(key).expect("the caller found it");
+        let (peer, mut carry) = (link.peer, std::mem::take(&mut link.carry));
+        let wanted = carry.len() + bytes.len();
+        // A receive may bring more than twice the bound: it is asked for before anything is copied.
+        if wanted > HELD_BYTES_MAX {
+            self.links.keep_spare(carry);
+            self.links.counters.handshakes_failed += 1;
+            let detail = "more than early data behind a ClientHello that waits";
+            self.links.log(LogLine {
+                what: "TLS handshake failed",
+                link: Some(key),
+                peer: Some(peer),
+                code: -1,
+                detail,
+            });
+            return self.kill(key, CloseReason::Protocol, true);
+        }
         if carry.capacity() == 0 {
             carry = self.links.take_spare();
         }
-        carry.extend_from_slice(bytes);
-        let link = self.links.slab.get_mut(key).expect("found above");
-        let is_much = carry.len() > HELD_BYTES_MAX;
-        link.carry = carry;
-        // Marked at once, so that an answer in this very pass knows that it has to undo it.
-        if is_much && !std::mem::replace(&mut link.paused, true) {
-            self.links.pause(key);
+        if wanted > carry.capacity() {
+            // By doubling, but not beyond what may be kept.
+            let capacity = (2 * carry.capacity()).clamp(wanted, HELD_BYTES_MAX);
+            carry.reserve_exact(capacity - carry.len());
         }
+        carry.extend_from_slice(bytes);
+        self.links.slab.get_mut(key).expect("found above").carry = carry;
     }
 
     /// Drops the held links that have waited for longer than their clients will.
@@ -388,10 +405,6 @@ impl<L: Role<Links>> Engine<L> {
         let link = self.links.slab.get_mut(key).expect("a link leaves the queue before it goes");
         assert_eq!(link.phase, Phase::Held, "only held links stand in the queue");
         link.phase = Phase::Handshaking;
-        if link.paused {
-            self.links.resume(key);
-        }
-        let link = self.links.slab.get_mut(key).expect("found above");
         let setup = link.setup.as_mut().expect("made when the link was held");
         let lookup = std::mem::replace(&mut setup.lookup, Lookup::None);
         let ticket: Option<&[u8]> = match &lookup {

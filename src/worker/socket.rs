@@ -319,8 +319,8 @@ impl Link {
     pub(super) fn wants_receive(&self) -> bool {
         match self.phase {
             Phase::Connecting | Phase::Dying => false,
-            Phase::Preamble | Phase::Handshaking | Phase::Retiring => true,
-            Phase::Held | Phase::Open => !self.paused,
+            Phase::Preamble | Phase::Handshaking | Phase::Held | Phase::Retiring => true,
+            Phase::Open => !self.paused,
         }
     }
 

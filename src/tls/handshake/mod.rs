@@ -12,7 +12,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError};
 use rustls::{CommonState, HandshakeKind};
 
 pub(super) use client::ClientHandshake;
-pub(super) use server::ServerHandshake;
+pub(super) use server::{EARLY_RECORDS_MAX, ServerHandshake};
 
 use super::desk::{IssuedTicket, Secret};
 use super::digest::sha256;

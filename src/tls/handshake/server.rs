@@ -18,7 +18,7 @@ use super::super::{Early, Established, handshake};
 use super::{Complete, Intake, Progress, Step, leftover, outline, step};
 
 /// Records of early data that one handshake may bring, taken or skipped. Each costs a pass of the cipher at least.
-const EARLY_RECORDS_MAX: u32 = 512;
+pub(in crate::tls) const EARLY_RECORDS_MAX: u32 = 512;
 /// Early data that is skipped where none is allowed: a client may hold a ticket from when it was (RFC 8446 4.2.10).
 const SKIPPED_BYTES_MIN: usize = 1 << 14;
 
