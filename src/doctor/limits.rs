@@ -109,7 +109,7 @@ fn files(facts: &Facts) -> Option<Finding> {
 fn locked(facts: &Facts) -> Option<Finding> {
     let bytes = facts.process.locked_bytes?;
     let found = if bytes == u64::MAX { "unlimited".to_owned() } else { format!("{} KiB", bytes >> 10) };
-    let about = "rings and buffers do not count towards it since Linux 5.12";
+    let about = "rings count towards it, about 1 MiB a worker, for all processes of the user";
     Some(Finding::ok(Group::Limits, "locked memory (RLIMIT_MEMLOCK)", format!("{found}; {about}")))
 }
 
