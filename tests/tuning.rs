@@ -1,6 +1,7 @@
 //! tuning/: every setting is explained, scripts change what they say and restore what was, and the seccomp profile lets
 //! Trunkline run. Whatever changes a setting runs in a network namespace of its own with `--only net`, and refuses to run in
-//! any other: the machine's own settings are never touched. What cannot be tested here is skipped with its reason.
+//! any other, or with directories of its own in place of /sys and /proc/sys: the machine's own settings are never touched.
+//! What cannot be tested here is skipped with its reason.
 
 use std::collections::BTreeSet;
 use std::fs;
