@@ -610,7 +610,7 @@ fn demo_under(profile: &Path) -> Option<(bool, String)> {
 }
 
 #[test]
-fn files_are_opened_for_reading_only_under_the_seccomp_profile() {
+fn no_file_is_made_or_emptied_under_the_seccomp_profile() {
     let (directory, profile) = (scratch(), root().join("tuning/seccomp/trunkline.json"));
     let file = directory.path().join("file");
     fs::write(&file, "untouched").expect("there is room");
