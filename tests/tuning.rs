@@ -1,6 +1,7 @@
 //! tuning/: every setting is explained, scripts change what they say and restore what was, and the seccomp profile lets
 //! Trunkline run. Whatever changes a setting runs in a network namespace of its own with `--only net`, and refuses to run in
-//! any other: the machine's own settings are never touched. What cannot be tested here is skipped with its reason.
+//! any other, or with directories of its own in place of /sys and /proc/sys: the machine's own settings are never touched.
+//! What cannot be tested here is skipped with its reason.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -115,12 +116,36 @@ fn profiles_set_what_trunkline_relies_on() {
         assert_eq!(value(role, "kernel.io_uring_disabled"), "0");
         let unit = read(&format!("tuning/systemd/trunkline-{role}.service"));
         let limit = unit.lines().find_map(|line| line.strip_prefix("LimitNOFILE=")).expect("the unit sets it");
-        assert!(number("fs.nr_open") >= limit.parse().expect("a number"), "or the unit does not start");
+        assert!(number("fs.nr_open") >= limit.parse().expect("a number"), "or the unit gets less, and is not told");
     }
     // The gateway's ports for dialling leave those out that the examples listen on.
     let range = value("gateway", "net.ipv4.ip_local_port_range");
     let first: u16 = range.split(' ').next().and_then(|text| text.parse().ok()).expect("two ports");
     assert!(first > 9902, "{range}");
+}
+
+#[test]
+fn what_fits_only_some_machines_is_an_option() {
+    for role in PROFILES {
+        for key in ["vm.min_free_kbytes", "fs.file-max", "net.ipv4.tcp_mem"] {
+            let found = settings(role).into_iter().find(|setting| setting.key == key);
+            assert!(
+                found.is_some_and(|setting| setting.is_option),
+                "{role}: /etc/sysctl.d would set {key} on any machine"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_unit_of_the_profile_puts_fq_on_devices_that_are_up() {
+    let unit = read("tuning/systemd/trunkline-tuning@.service");
+    let command = "ExecStart=/usr/local/lib/trunkline/tuning/apply.sh %i --with qdisc";
+    assert!(unit.contains("After=network-online.target") && unit.lines().any(|line| line == command), "{unit}");
+    // It is an option of both profiles.
+    for role in PROFILES {
+        expect(&format!("./apply.sh {role} --only net --dry-run --with qdisc"), &["nothing was changed"]);
+    }
 }
 
 #[test]
@@ -130,6 +155,13 @@ fn units_reload_drain_and_check() {
         let command = format!("ExecStart=/usr/local/bin/trunkline {role} --config /etc/trunkline/{role}.toml");
         assert!(unit.lines().any(|line| line == command), "{role}");
         assert!(unit.lines().any(|line| line == format!("{} --check", command.replace("Start=", "StartPre="))));
+        // An edge node must not wait for a person: no limit of starts, which belongs to the first section, and no exit code is the end.
+        let (first, service) = unit.split_once("[Service]").expect("the unit has one");
+        assert!(first.lines().any(|line| line == "StartLimitIntervalSec=0"), "{role}");
+        assert!(
+            service.lines().any(|line| line == "Restart=on-failure") && !service.contains("RestartPrevent"),
+            "{role}"
+        );
         assert!(unit.contains("ExecReload=/bin/kill -HUP $MAINPID"), "SIGHUP rereads certificates");
         let stop = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).expect("the unit sets it");
         assert!(stop.parse::<u64>().expect("seconds") > 25, "longer than the default of drain_timeout");
@@ -196,6 +228,156 @@ fn expect(script: &str, wanted: &[&str]) {
     for part in wanted {
         assert!(text.contains(part), "no {part:?} in:\n{text}");
     }
+}
+
+/// A machine of files for scripts that do more than `--only net`: /sys, /proc/sys and /proc/irq are empty directories of its own, with
+/// the one device that every namespace has, 2 GiB of memory, and a kernel that tells neither its configuration nor modules.
+const MACHINE: &str = r#"
+set -u
+for place in /sys /proc/sys /proc/irq; do
+    mount -t tmpfs tmpfs $place && [[ $(stat --file-system --format=%T $place) == tmpfs ]] || { echo not planted; exit 0; }
+done
+memory() { printf 'MemTotal: %s kB\n' $1 >$T/meminfo; }
+memory 2097152; mount --bind $T/meminfo /proc/meminfo || { echo not planted; exit 0; }
+mkdir $T/bin
+for name in pgrep zcat uname modprobe; do printf '#!/bin/sh\nexit 1\n' >$T/bin/$name; chmod +x $T/bin/$name; done
+PATH=$T/bin:$PATH
+plant() { mkdir -p "${1%/*}" && printf '%s\n' "$2" >"$1"; }
+net=/sys/class/net/lo; queues=$net/queues
+plant $net/ifindex 1; plant $net/address 00:00:00:00:00:00; plant /proc/sys/kernel/random/boot_id this
+# Queues up to a number, besides those that are there.
+queue() {
+    for ((q = 0; q < $1; q++)); do
+        [[ ! -e $queues/rx-$q ]] || continue
+        plant $queues/rx-$q/rps_cpus 0; plant $queues/rx-$q/rps_flow_cnt 0; plant $queues/tx-$q/xps_cpus 0
+    done
+}
+plant /proc/sys/net/core/rps_sock_flow_entries 0; plant /proc/sys/net/ipv4/tcp_sack 1
+printf 'net.ipv4.tcp_sack = 1\n' >$T/conf
+"#;
+
+/// As `expect`, on a machine of files.
+fn expect_planted(script: &str, wanted: &[&str]) {
+    let directory = scratch();
+    fs::write(directory.path().join("machine.sh"), format!("{MACHINE}{script}")).expect("there is room");
+    let Some((good, text)) = in_namespace(directory.path(), "unshare --mount bash $T/machine.sh") else { return };
+    if text.contains("not planted") || text.contains("unshare failed") {
+        eprintln!("skipped: nothing can be mounted here: {text}");
+        return;
+    }
+    assert!(good, "{script}\n{text}");
+    for part in wanted {
+        assert!(text.contains(part), "no {part:?} in:\n{text}");
+    }
+}
+
+/// bitmap_parse() of the kernel takes eight hexadecimal digits between two commas and refuses more.
+#[test]
+fn masks_of_cores_above_31_are_written_as_the_kernel_takes_them() {
+    expect_planted(
+        "queue 16; plant /proc/irq/41/smp_affinity ff; mkdir -p /proc/irq/41/lo-rx-0 $net/device/msi_irqs; touch $net/device/msi_irqs/41\n\
+         run() { ./apply.sh pop --conf $T/conf --state $S --devices lo --cores \"$@\" || exit 1; }\n\
+         run 0-63 --dry-run | grep tx-15; run 0-63; grep -H . $queues/rx-0/rps_cpus $queues/tx-15/xps_cpus\n\
+         run 0-63 | grep ' changed,'; run 32,70; grep -H . $queues/rx-0/rps_cpus $queues/tx-*/xps_cpus /proc/irq/41/smp_affinity\n\
+         ! grep -rE '[0-9a-f]{9}' $queues /proc/irq/41/smp_affinity || exit 1\n\
+         # As the kernel prints it, padded.\n\
+         plant $queues/tx-0/xps_cpus 00000000,00000001,00000000; ./check.sh pop --conf $T/conf --devices lo --cores 32,70",
+        &[
+            "would   /sys/class/net/lo/queues/tx-15/xps_cpus: 0 -> 80008000,80008000",
+            "rx-0/rps_cpus:ffffffff,ffffffff\n",
+            "tx-15/xps_cpus:80008000,80008000\n",
+            "0 changed",
+            "rx-0/rps_cpus:0\n",
+            "tx-0/xps_cpus:1,00000000\n",
+            "tx-1/xps_cpus:40,00000000,00000000\n",
+            "smp_affinity:1,00000000\n",
+            " 0 differ,",
+        ],
+    );
+}
+
+#[test]
+fn more_queues_end_what_fewer_needed_and_queues_that_go_block_no_revert() {
+    expect_planted(
+        "run() { ./apply.sh pop --conf $T/conf --state $S --devices lo --cores 0-7; }\n\
+         queue 1; run; grep -H . $queues/rx-0/*; queue 8; run; echo then; grep -H . $queues/rx-0/*\n\
+         rm -r $queues/[rt]x-[4-7]; ./revert.sh --state $S; echo code $?; [[ ! -e $S ]] && grep -H . $queues/tx-3/*",
+        &[
+            "rps_cpus:ff\n/sys/class/net/lo/queues/rx-0/rps_flow_cnt:32768\n",
+            "then\n/sys/class/net/lo/queues/rx-0/rps_cpus:0\n/sys/class/net/lo/queues/rx-0/rps_flow_cnt:0\n",
+            "note    /sys/class/net/lo/queues/tx-7/xps_cpus: is no longer there",
+            " 0 left\ncode 0",
+            "tx-3/xps_cpus:0\n",
+        ],
+    );
+}
+
+#[test]
+fn a_device_that_went_blocks_no_revert_and_one_that_sysfs_hides_does() {
+    expect_planted(
+        "queue 2; ./apply.sh pop --conf $T/conf --state $S --devices lo --cores 0-1\n\
+         # The namespace still has it: this /sys is another's.\n\
+         mv $net /sys/hidden; ./revert.sh --state $S; echo hidden code $?\n\
+         sed -i s,/net/lo/,/net/tl9/, $S/record; ./revert.sh --state $S; echo gone code $?; [[ ! -e $S ]]",
+        &[
+            "this kernel does not have it",
+            "hidden code 1",
+            "tl9/queues/tx-1/xps_cpus: is no longer there",
+            "gone code 0",
+        ],
+    );
+}
+
+#[test]
+fn what_apply_leaves_for_a_reason_is_not_said_to_differ() {
+    expect_planted(
+        "plant /proc/sys/vm/min_free_kbytes 45056; plant /proc/sys/kernel/io_uring_disabled 1; plant /proc/sys/kernel/io_uring_group 5\n\
+         plant /proc/sys/net/ipv4/tcp_congestion_control cubic\n\
+         plant /proc/sys/net/ipv4/tcp_available_congestion_control 'reno cubic'\n\
+         printf '# rule: at least\\nvm.min_free_kbytes = 131072\\nkernel.io_uring_disabled = 0\\n' >$T/conf\n\
+         ./apply.sh pop --conf $T/conf --state $S; ./check.sh pop --conf $T/conf; echo code $?\n\
+         echo 'net.ipv4.tcp_congestion_control = bbr' >>$T/conf; ./check.sh pop --conf $T/conf; echo without bbr $?\n\
+         plant /proc/sys/net/ipv4/tcp_available_congestion_control 'reno cubic bbr'; ./check.sh pop --conf $T/conf; echo with bbr $?\n\
+         memory 67108864; ./check.sh pop --conf $T/conf; ./apply.sh pop --conf $T/conf --state $S",
+        &[
+            "cannot  vm.min_free_kbytes: more than a twentieth of the memory here, 2097152 KiB",
+            "cannot  kernel.io_uring_disabled: is 1 with group 5",
+            "n/a      vm.min_free_kbytes ",
+            "45056: more than a twentieth",
+            "n/a      kernel.io_uring_disabled ",
+            " 0 differ, 3 not to be had here\ncode 0",
+            "this kernel offers reno cubic, and there is no module tcp_bbr",
+            "without bbr 0",
+            "differs  net.ipv4.tcp_congestion_control ",
+            "with bbr 1",
+            "differs  vm.min_free_kbytes ",
+            "set     vm.min_free_kbytes: 45056 -> 131072",
+        ],
+    );
+}
+
+#[test]
+fn a_name_that_is_no_device_ends_everything_before_it_begins() {
+    expect(
+        "snap >$T/before; ./apply.sh pop --only net --devices eth0:1 --state $S; echo apply $?\n\
+         ./check.sh pop --only net --devices eth0:1; echo check $?; ./nic.sh show --devices eth0:1; echo show $?\n\
+         snap >$T/after; cmp $T/before $T/after && [[ ! -e $S ]] && echo IDENTICAL",
+        &["apply 2\ncheck 2\nshow 2\nIDENTICAL", "eth0:1: not the name of a device"],
+    );
+}
+
+#[test]
+fn anybody_may_look_at_what_would_be_restored() {
+    if !has("setpriv") {
+        eprintln!("skipped: setpriv is not installed");
+        return;
+    }
+    expect(
+        "cp -r . $T/tuning; chmod 755 $T; ./apply.sh pop --only net --state $S >/dev/null; cd $T/tuning\n\
+         as() { setpriv --reuid=65534 --clear-groups \"$@\"; }\n\
+         as ./revert.sh --dry-run --state $S; echo dry $?; as ./revert.sh --state $S; echo wet $?; [[ -e $S/record ]]",
+        &["would   net.ipv4.tcp_mtu_probing: 1 -> 0", "dry 0", "nobody else can write to", "wet 2"],
+    );
 }
 
 #[test]
@@ -405,13 +587,10 @@ fn units_are_accepted_by_systemd() {
     assert!(mistakes.is_empty(), "{text}");
 }
 
-/// The demo under a seccomp profile: exit code and output. None, with the reason printed, where that cannot be.
-fn demo_under(profile: &Path) -> Option<(bool, String)> {
-    let output = Command::new("python3")
-        .arg(root().join("tuning/seccomp/under.py"))
-        .arg(profile)
-        .args([env!("CARGO_BIN_EXE_trunkline"), "demo"])
-        .output();
+/// A command under a seccomp profile: exit code and output. None, with the reason printed, where that cannot be.
+fn under(profile: &Path, command: &[&str]) -> Option<(bool, String)> {
+    let output =
+        Command::new("python3").arg(root().join("tuning/seccomp/under.py")).arg(profile).args(command).output();
     match output {
         Ok(output) if output.status.code() != Some(2) => Some((output.status.success(), text_of(&output))),
         Ok(output) => {
@@ -423,6 +602,30 @@ fn demo_under(profile: &Path) -> Option<(bool, String)> {
             None
         }
     }
+}
+
+/// The demo under a seccomp profile.
+fn demo_under(profile: &Path) -> Option<(bool, String)> {
+    under(profile, &[env!("CARGO_BIN_EXE_trunkline"), "demo"])
+}
+
+#[test]
+fn no_file_is_made_or_emptied_under_the_seccomp_profile() {
+    let (directory, profile) = (scratch(), root().join("tuning/seccomp/trunkline.json"));
+    let file = directory.path().join("file");
+    fs::write(&file, "untouched").expect("there is room");
+    let name = file.to_str().expect("its name is text");
+    let Some((good, text)) = under(&profile, &["cat", name]) else { return };
+    assert!(good && text.contains("untouched"), "{text}");
+    // One truncates, one makes a file.
+    let (source, new) = (root().join("Cargo.toml"), directory.path().join("new"));
+    let source = source.to_str().expect("its name is text");
+    for target in [name, new.to_str().expect("its name is text")] {
+        let (good, text) = under(&profile, &["cp", source, target]).expect("it ran before");
+        assert!(!good, "{text}");
+    }
+    assert_eq!(fs::read_to_string(&file).expect("our own file"), "untouched");
+    assert!(!new.exists());
 }
 
 #[test]

@@ -55,8 +55,8 @@ apply_item() {
     item_read "$kind" "$name" || { skip "$name" "$reason" && return; }
     is=$reading
     want=$(target "$kind" "$asked" "$is" "$rule")
-    if [[ $(normal "$kind" "$is") == "$want" ]]; then
-        [[ $want == "$asked" ]] || say kept "$name: $want is more than $asked"
+    if [[ $(normal "$kind" "$is") == "$(normal "$kind" "$want")" ]]; then
+        [[ $rule == exactly || $want == "$asked" ]] || say kept "$name: $want is more than $asked"
         kept_count=$((kept_count + 1))
         return
     fi

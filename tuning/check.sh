@@ -14,17 +14,25 @@ TEXT
 ok_count=0 differs_count=0 absent_count=0
 
 check_item() {
-    local kind=$1 name=$2 asked=$3 rule=$4 word=$3
+    local kind=$1 name=$2 asked=$3 rule=$4 word=$3 want is=''
     [[ $rule == exactly ]] || word="$asked or more"
-    reason=$(lacks "$name" "$asked")
-    if [[ -n $reason ]] || ! item_read "$kind" "$name"; then
-        printf '%-8s %-52s %-26s %s\n' n/a "$name" "$word" "$reason"
+    if item_read "$kind" "$name"; then
+        is=$(normal "$kind" "$reading")
+        want=$(target "$kind" "$asked" "$reading" "$rule")
+        if [[ $is == "$(normal "$kind" "$want")" ]]; then
+            printf '%-8s %-52s %-26s %s\n' ok "$name" "$word" "$is"
+            ok_count=$((ok_count + 1))
+            return
+        fi
+        # What apply.sh leaves for a good reason does not differ.
+        reason=$(lacks "$name" "$asked")
+        [[ -n $reason ]] || reason=$(harm "$name" "$want")
+    fi
+    if [[ -n $reason ]]; then
+        printf '%-8s %-52s %-26s %s\n' n/a "$name" "$word" "${is:+$is: }$reason"
         absent_count=$((absent_count + 1))
-    elif [[ $(target "$kind" "$asked" "$reading" "$rule") == "$(normal "$kind" "$reading")" ]]; then
-        printf '%-8s %-52s %-26s %s\n' ok "$name" "$word" "$(normal "$kind" "$reading")"
-        ok_count=$((ok_count + 1))
     else
-        printf '%-8s %-52s %-26s %s\n' differs "$name" "$word" "$(normal "$kind" "$reading")"
+        printf '%-8s %-52s %-26s %s\n' differs "$name" "$word" "$is"
         differs_count=$((differs_count + 1))
     fi
 }

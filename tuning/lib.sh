@@ -279,7 +279,8 @@ number_at_least() {
     ((${#1} > ${#2})) || { ((${#1} == ${#2})) && [[ $1 > $2 || $1 == "$2" ]]; }
 }
 
-# What is to be written, given what is: with `at least` the greater of the two, field by field.
+# What is to be written, given what is: with `at least` the greater of the two, field by field. Masks keep their commas: the
+# kernel refuses more than eight digits between two of them.
 target() {
     local kind=$1 asked=$2 is=$3 rule=$4 i
     local -a want have
@@ -290,6 +291,8 @@ target() {
             ! number_at_least "${have[i]}" "${want[i]}" || want[i]=${have[i]}
         done
         printf '%s' "${want[*]}"
+    elif [[ $kind == mask ]]; then
+        printf '%s' "$asked"
     else
         normal "$kind" "$asked"
     fi
@@ -318,16 +321,40 @@ harm() {
     esac
 }
 
-# Why a value cannot be had from this kernel, as far as its configuration tells without trying. Prints the reason, or nothing.
+# Why a value cannot be had from this kernel, as far as that can be told without trying. Prints the reason, or nothing. It is
+# only asked where the value is another: a container without modules may well see one that its node has loaded.
 lacks() {
-    local option config
+    local option config choices
     case $1=$2 in
     net.core.default_qdisc=fq) option=CONFIG_NET_SCH_FQ ;;
     net.ipv4.tcp_congestion_control=bbr) option=CONFIG_TCP_CONG_BBR ;;
     *) return 0 ;;
     esac
-    config=$(zcat /proc/config.gz 2>/dev/null || cat "/boot/config-$(uname --kernel-release)" 2>/dev/null) || return 0
-    [[ $config != *"# $option is not set"* ]] || printf 'this kernel has no "%s" (%s)' "$2" "$option"
+    if config=$(zcat /proc/config.gz 2>/dev/null || cat "/boot/config-$(uname --kernel-release)" 2>/dev/null); then
+        [[ $config != *"# $option is not set"* ]] || printf 'this kernel has no "%s" (%s)' "$2" "$option"
+    elif [[ $2 == bbr ]]; then
+        choices=$(cat /proc/sys/net/ipv4/tcp_available_congestion_control 2>/dev/null) || return 0
+        [[ " $choices " == *" $2 "* ]] || PATH=$PATH:/usr/sbin:/sbin modprobe --dry-run --quiet "tcp_$2" 2>/dev/null ||
+            printf 'this kernel offers %s, and there is no module tcp_%s' "$choices" "$2"
+    fi
+}
+
+# Whether what an item names is no longer there at all: a queue that went with a smaller number of channels, a device that was
+# pulled. Then nothing of it is in force, and there is nothing to restore. A /sys of another network namespace proves nothing.
+item_gone() {
+    local path device=${2%%:*}
+    case $1 in
+    sysctl | mask | number)
+        path=$(path_of "$1" "$2")
+        path_allowed "$path" && [[ ! -e $path ]] || return 1
+        [[ $path == /sys/class/net/* ]] || return 0
+        device=${path#/sys/class/net/} device=${device%%/*}
+        [[ ! -d /sys/class/net/$device/queues ]] || return 0
+        ;;
+    ethtool | qdisc) ;;
+    *) return 1 ;;
+    esac
+    command -v ip >/dev/null && ip link show dev lo >/dev/null 2>&1 && ! ip link show dev "$device" >/dev/null 2>&1
 }
 
 # ---- the record ----

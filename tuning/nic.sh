@@ -2,7 +2,8 @@
 # Which NIC queue and which interrupt belongs to which core. Changes nothing: `plan` prints items for apply.sh, which records and
 # applies them; `show` prints what is. See tuning/lib.sh for the fields of an item.
 #
-# The plan: each queue's interrupt to one core. With a queue for every core, transmit queues follow the cores (XPS) and RPS stays off.
+# The plan: each queue's interrupt to one core. With a queue for every core, transmit queues follow the cores (XPS), and RPS and RFS
+# are off, also where an earlier plan with fewer queues had switched them on.
 # With fewer, RPS spreads over all cores and RFS sends each connection to the core whose worker reads it.
 set -euo pipefail
 
@@ -113,6 +114,12 @@ plan_queues() {
             item number "/sys/class/net/$device/queues/rx-$queue/rps_flow_cnt" "$flows" 'at least'
         done
         item sysctl net.core.rps_sock_flow_entries "$flow_entries" 'at least'
+    else
+        # Both: a queue with a table of flows steers by it also without cores in rps_cpus.
+        for ((queue = 0; queue < rx; queue++)); do
+            item mask "/sys/class/net/$device/queues/rx-$queue/rps_cpus" 0
+            item number "/sys/class/net/$device/queues/rx-$queue/rps_flow_cnt" 0
+        done
     fi
     ((tx > 1)) || return 0
     for ((queue = 0; queue < tx; queue++)); do
@@ -148,8 +155,9 @@ plan_driver() {
 }
 
 plan() {
-    local device any=''
-    for device in $(devices_find); do
+    local device found any=''
+    found=$(devices_find) || exit 2
+    for device in $found; do
         any=1
         plan_driver "$device"
         plan_interrupts "$device"
@@ -159,8 +167,9 @@ plan() {
 }
 
 show() {
-    local device path number name
-    for device in $(devices_find); do
+    local device found path number name
+    found=$(devices_find) || exit 2
+    for device in $found; do
         printf '%s: %s receive and %s transmit queues, %s\n' "$device" "$(count "$device" rx)" "$(count "$device" tx)" \
             "$(tc qdisc show dev "$device" root 2>/dev/null | head --lines=1)"
         while read -r number name; do

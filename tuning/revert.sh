@@ -25,6 +25,11 @@ leave() {
 revert_item() {
     local kind=$1 name=$2 was is
     was=${before[$kind:$name]}
+    if item_gone "$kind" "$name"; then
+        say note "$name: is no longer there, and what was set of it went with it"
+        same_count=$((same_count + 1))
+        return
+    fi
     if ! item_read "$kind" "$name"; then
         leave "$kind" "$name" "$reason"
         return
@@ -103,7 +108,8 @@ while (($#)); do
     esac
     shift
 done
-record_guard
+# A dry run writes nothing, and anybody may look.
+[[ -n $dry_run ]] || record_guard
 if [[ ! -e $state_dir/record ]]; then
     printf 'nothing is recorded in %s: nothing to restore\n' "$state_dir"
     exit 0

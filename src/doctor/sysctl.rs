@@ -13,9 +13,6 @@ const GATEWAY: &str = include_str!("../../tuning/sysctl.d/60-trunkline-gateway.c
 /// Keys that other checks tell more of.
 const TOLD_ELSEWHERE: &[&str] = &["kernel.io_uring_disabled"];
 
-/// Kept free by the kernel, in KiB. Of a twentieth of memory and more it would be too much, and `tuning/apply.sh` leaves it.
-const FREE_KEY: &str = "vm.min_free_kbytes";
-
 /// Modules without which a value is refused: value, module.
 const MODULES: &[(&str, &str)] = &[("bbr", "tcp_bbr"), ("fq", "sch_fq")];
 
@@ -102,20 +99,11 @@ fn serves(found: &str, recommended: &Recommended) -> bool {
     }
 }
 
-/// Whether it is looked at here, on a machine with this memory.
-fn applies(recommended: &Recommended, memory_bytes: Option<u64>) -> bool {
-    if recommended.key == FREE_KEY {
-        let bytes = recommended.value.parse::<u64>().unwrap_or(0).saturating_mul(1024);
-        return memory_bytes.is_none_or(|memory| bytes <= memory / 20);
-    }
-    !TOLD_ELSEWHERE.contains(&recommended.key.as_str())
-}
-
 /// One finding per value that differs, and one for those that do not.
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     let file = file(facts.role);
     let mut all = recommended(facts.role);
-    all.retain(|each| applies(each, facts.node.memory_bytes));
+    all.retain(|each| !TOLD_ELSEWHERE.contains(&each.key.as_str()));
     let (mut findings, mut right) = (Vec::new(), 0);
     for each in &all {
         let Recommended { key, value, at_least, why } = each;
@@ -182,6 +170,16 @@ net.ipv4.tcp_rmem = 4096  131072\t16777216
     }
 
     #[test]
+    fn what_fits_only_some_machines_is_not_recommended() {
+        for role in [ProcessRole::Pop, ProcessRole::Gateway] {
+            let all = recommended(role);
+            for key in ["vm.min_free_kbytes", "fs.file-max", "net.ipv4.tcp_mem"] {
+                assert!(all.iter().all(|each| each.key != key), "{key}");
+            }
+        }
+    }
+
+    #[test]
     fn the_files_that_are_built_in_can_be_read() {
         for role in [ProcessRole::Pop, ProcessRole::Gateway] {
             let all = recommended(role);
@@ -211,7 +209,6 @@ net.ipv4.tcp_rmem = 4096  131072\t16777216
     fn what_differs_is_warned_of_with_the_command_and_what_is_not_there_is_noted() {
         let mut facts = sample();
         let all = recommended(facts.role);
-        facts.node.memory_bytes = Some(1 << 30);
         facts.node.sysctls = all.iter().map(|each| (each.key.clone(), Some(each.value.clone()))).collect();
         let findings = check(&facts);
         assert_eq!(findings.iter().map(|each| each.level).collect::<Vec<_>>(), [Level::Ok]);
@@ -220,7 +217,6 @@ net.ipv4.tcp_rmem = 4096  131072\t16777216
         };
         plant("net.ipv4.tcp_congestion_control", Some("cubic"));
         plant("kernel.numa_balancing", None);
-        plant(FREE_KEY, Some("1"));
         let findings = check(&facts);
         assert_eq!(
             findings.iter().map(|each| each.level).collect::<Vec<_>>(),
@@ -228,7 +224,5 @@ net.ipv4.tcp_rmem = 4096  131072\t16777216
         );
         let remedy = &findings[1].remedy;
         assert!(remedy.starts_with("modprobe tcp_bbr; sysctl -w net.ipv4.tcp_congestion_control=\"bbr\""), "{remedy}");
-        facts.node.memory_bytes = Some(64 << 30);
-        assert_eq!(check(&facts).len(), 4, "with that memory, some is to be kept free");
     }
 }
