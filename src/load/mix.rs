@@ -29,7 +29,7 @@ pub enum MixError {
     Part(String),
     /// A priority above [`PRIORITY_MAX`], or no number.
     Priority(String),
-    /// A weight above [`WEIGHT_MAX`], or no number.
+    /// A weight above `WEIGHT_MAX`, or no number.
     Weight(String),
     /// A priority stands twice.
     Twice(u8),

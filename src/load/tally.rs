@@ -204,7 +204,7 @@ pub struct Tally {
     pub faults: BTreeMap<Fault, FaultCount>,
     /// Receipts of streams that were reset: not forwarded, unknown, refused.
     pub receipts: [u64; 3],
-    /// Starts that began later than [`super::schedule::LATE_AFTER`] after their time.
+    /// Starts that began later than `LATE_AFTER` (a millisecond) after their time.
     pub late_starts: u64,
     /// CPU time used by the workers.
     pub cpu: Duration,
