@@ -126,8 +126,8 @@ class LinkedSite(Site):
         name = '[[backbone.gateway]]\nserver_name = "localhost"\n'
         gateway_path = self.write("gateway.toml", template.render_peer("gateway.toml", gateway, (settings.gateway_config,)))
         pop_path = self.write("pop.toml", template.render_peer("pop.toml", pop, (name, settings.pop_config)))
-        self.check_config("gateway", gateway_path)
-        self.check_config("pop", pop_path)
+        self.check_config("gateway", gateway_path, settings.other_core)
+        self.check_config("pop", pop_path, settings.contestant_core)
         self.launch_in("dc", "gateway", [settings.trunkline, "gateway", "--config", gateway_path])
         process = self.launch_in("pop", "pop", [settings.trunkline, "pop", "--config", pop_path])
         wait_for(process, lambda: self.answers_in("pop", f"http://127.0.0.1:{admin}/ready"))

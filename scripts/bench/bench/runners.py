@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import machine, stats, template, tools
+from . import charts, machine, stats, template, tools
 from .process import ProcessEnded, cpu_ns, memory_of
 from .site import Contestant, Settings, SetUpError, Site
 
@@ -62,13 +62,14 @@ class Run:
 
     def note(self, label: str, index: int, figures: dict, errors: dict) -> None:
         """Figures of a turn. One from which the host took time is taken once more; the second is kept, and is marked."""
-        figures = {"steal_share": machine.steal_share(self.began, machine.core_ticks())} | figures
+        if "steal_share" not in figures:
+            figures = figures | {"steal_share": machine.steal_share(self.began, machine.core_ticks())}
         if figures["steal_share"] > machine.STEAL_SHARE_MAX and not self.disturbances:
             self.disturbances += 1
             self.retake(label, index, f"the host took {figures['steal_share']:.1%} of a core meanwhile")
             return
         self.samples.append({"label": label, "round": index, "figures": figures, "errors": errors})
-        told = "  ".join(f"{name} {value:.1f}" for name, value in figures.items() if value is not None)
+        told = "  ".join(f"{name} {charts.number(value)}" for name, value in figures.items() if value is not None)
         self.say(f"  round {index + 1}  {label:24} {told}" + (f"  ERRORS {errors}" if errors else ""))
 
     def retake(self, label: str, index: int, reason: str) -> None:

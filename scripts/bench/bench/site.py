@@ -197,7 +197,7 @@ class Site:
                   "gateway_port": gateway_port, "admin_port": admin}
         text = template.render_peer("pop.toml", values, (changes.get("pop", ""), self.settings.pop_config))
         path = self.write(f"{name}.toml", text)
-        self.check_config("pop", path)
+        self.check_config("pop", path, self.settings.contestant_core)
         pop = self.launch(name, [self.settings.trunkline, "pop", "--config", path], self.settings.contestant_core)
         wait_for(pop, lambda: gateway.check() or is_ready(admin))
 
@@ -207,13 +207,14 @@ class Site:
                   "admin_port": self.port(f"{pop}_gateway_admin")}
         text = template.render_peer("gateway.toml", values, (change, self.settings.gateway_config))
         path = self.write(f"{pop}-gateway.toml", text)
-        self.check_config("gateway", path)
+        self.check_config("gateway", path, self.settings.other_core)
         return self.launch(f"{pop}-gateway", [self.settings.trunkline, "gateway", "--config", path],
                            self.settings.other_core)
 
-    def check_config(self, role: str, path: Path) -> None:
-        """A key that this binary does not know is a reason to skip a case, not a crash."""
-        command = [self.settings.trunkline, role, "--config", str(path), "--check"]
+    def check_config(self, role: str, path: Path, core: int) -> None:
+        """A key that this binary does not know is a reason to skip a case, not a crash. Checked on the core it names, which
+        the bench itself has given away."""
+        command = ["taskset", "--cpu-list", str(core), self.settings.trunkline, role, "--config", str(path), "--check"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error")]
