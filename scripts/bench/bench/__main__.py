@@ -103,8 +103,8 @@ def measure(case: cases.Case, arguments: argparse.Namespace, settings: Settings,
     if skipped:
         print(f"SKIPPED {case.name}: {skipped}")
     summary = stats.summary_of(run.samples)
-    return {"case": case.name, "group": case.group, "title": case.title, "skipped": skipped, "absent": run.absent, "again": run.again,
-            "seconds": seconds, "rounds": rounds, "took_s": round(time.monotonic() - began, 1),
+    return {"case": case.name, "group": case.group, "title": case.title, "skipped": skipped,
+            "absent": run.absent, "again": run.again, "seconds": seconds, "rounds": rounds, "took_s": round(time.monotonic() - began, 1),
             "titles": {contestant.name: contestant.title for contestant in case.contestants},
             "summary": summary, "targets": targets.judged(case.name, summary), "samples": run.samples}
 

@@ -279,7 +279,8 @@ def runs_markdown(results: dict) -> str:
             f"- {versions}",
             f"- before the run {run['quiet']['idle_share']:.0%} idle, {run['quiet']['steal_share']:.1%} stolen by the host",
             *(f"- **{warning}**" for warning in run["warnings"]),
-            *(["- an experiment: seconds, rounds or configurations of its own, see the command"] if run["experiment"] else []),
+            *(["- an experiment: seconds, rounds, configurations or a binary of its own, see the command and the versions"]
+              if run["experiment"] else []),
         ]))
     return "\n\n".join(parts) if parts else NOT_MEASURED
 
