@@ -27,7 +27,7 @@ DESCRIPTORS_MIN = 18000
 def arguments_of(words: list) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench/run.sh", description="Trunkline beside nginx and HAProxy.")
     add = parser.add_argument
-    add("--quick", action="store_true", help="five minutes: short rounds and few, to see that everything works")
+    add("--quick", action="store_true", help="six minutes: short rounds and few, to see that everything works")
     add("--only", default="", metavar="CASE,…", help="these cases or groups of them")
     add("--skip", default="", metavar="CASE,…", help="all but these: what is left out so is not counted as failed")
     add("--strict", action="store_true", help="exit 1 for a missed target as well")
@@ -59,8 +59,7 @@ def is_experiment(arguments: argparse.Namespace) -> bool:
 def results_of(arguments: argparse.Namespace) -> Path:
     if arguments.results:
         return arguments.results
-    base = PAGE_RESULTS
-    return base / "quick" if arguments.quick else base / "try" if is_experiment(arguments) else base
+    return PAGE_RESULTS / ("quick" if arguments.quick else "try" if is_experiment(arguments) else "")
 
 
 def instruments_of(settings: Settings) -> set:
