@@ -28,7 +28,8 @@ install_missing() {
     fi
     echo "installing: ${missing[*]}"
     "${as_root[@]}" apt-get update --quiet=2
-    # Whoever calls starts servers of its own: Debian's must not start, here or at the next boot of a container.
+    # Whoever calls starts servers of its own. This keeps Debian's from starting now where invoke-rc.d starts them; what
+    # systemd has enabled starts at the next boot: systemctl disable nginx haproxy, if that is not wanted.
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}" < /dev/null
 }

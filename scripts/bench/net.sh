@@ -148,8 +148,7 @@ NET_STATS=$state/stats.json
 VARIABLES
 }
 
-# netem over veth would be the other way to do this. It is not driven from here: the kernels this was written on have none, so
-# nobody could have compared the two (docs/LINKS.md).
+# netem over veth would be the other way to do this. It is not driven from here: the two were never compared (docs/LINKS.md).
 refuse_netem() {
     local probe=$prefix-netem-probe has=no
     ip netns add "$probe"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 # Below this share of idle time before a run, figures are not to be trusted.
 IDLE_SHARE_MIN = 0.90
+# Of the time of a core that the host may take from this machine, before a run and within a turn.
 STEAL_SHARE_MAX = 0.02
 
 
@@ -45,6 +46,11 @@ def share(before: dict, after: dict, part: str) -> float:
     return spent / whole if whole else 0.0
 
 
+def steal_share(before: dict, after: dict) -> float:
+    """The greatest share that any core has lost to the host between two readings."""
+    return max((share({core: before[core]}, {core: after[core]}, "steal") for core in after if core in before), default=0.0)
+
+
 def quietness(seconds: float) -> dict:
     """Idle and stolen share of all cores while nothing of the bench runs."""
     before = core_ticks()
@@ -66,10 +72,12 @@ def warnings_of(quiet: dict) -> list:
 
 
 def first_line(command: list) -> str:
-    """What a program says of itself; empty if it is not there."""
+    """What a program says of itself; empty if it is not there, or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if done.returncode:
         return ""
     return ((done.stdout + done.stderr).strip().splitlines() or [""])[0].strip()
 
@@ -83,12 +91,37 @@ def is_virtual() -> bool:
     return "hypervisor" in Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0]
 
 
-def description(trunkline: str, root: Path) -> dict:
+def siblings_of(core: int) -> list:
+    """Cores that share a physical one with this, itself among them; itself alone where the kernel does not tell."""
+    try:
+        text = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return [core]
+    return parse_cores(text)
+
+
+def parse_cores(text: str) -> list:
+    """`0-1,4` as the kernel writes it."""
+    found = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        found.extend(range(int(first), int(last or first) + 1))
+    return found
+
+
+def commit_of(root: Path, is_built_here: bool) -> str:
+    """Commit that a binary was built from; only of one that is built from this checkout is it known."""
+    if not is_built_here:
+        return "a binary that TRUNKLINE names, commit unknown"
+    return first_line(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]) or "commit unknown"
+
+
+def description(trunkline: str, root: Path, is_built_here: bool) -> dict:
     """Machine, kernel and versions, as they go into every result."""
     release = Path("/etc/os-release").read_text() if Path("/etc/os-release").exists() else ""
     system = re.search(r'^PRETTY_NAME="(.*)"$', release, re.MULTILINE)
     memory = re.search(r"^MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    commit = first_line(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"])
+    commit = commit_of(root, is_built_here)
     return {
         "processor": processor(), "cores": os.cpu_count(), "virtual": is_virtual(),
         "memory_gib": round(int(memory.group(1)) / 2**20) if memory else None,

@@ -73,6 +73,8 @@ def parse_rollup(text: str) -> Memory:
         words = line.split()
         if len(words) == 3 and words[2] == "kB":
             sizes[words[0].rstrip(":")] = int(words[1]) * 1024
+    if "Pss" not in sizes or "Pss_Anon" not in sizes:
+        raise ProcessEnded("smaps_rollup has no Pss: the process has ended, or the kernel is older than 5.0")
     return Memory(sizes["Pss"], sizes["Pss_Anon"])
 
 

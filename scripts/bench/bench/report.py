@@ -4,15 +4,17 @@ import json
 import shlex
 from pathlib import Path
 
-from . import cases, charts, stats, template
+from . import cases, charts, machine, stats, template
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "BENCHMARKS.template.md"
 NOT_MEASURED = "*Not measured.*"
-# A difference smaller than this is noise, and no loss.
+# A difference smaller than this is noise, and no loss. The page names it.
 LOSS_SHARE_MIN = 0.03
 # Time of the contestant's core that went to others, above which figures are marked. Interrupts are counted by tick and
 # are not the contestant's by its own clock: some is normal.
 FOREIGN_SHARE_MAX = 0.15
+# Ratios of two runs agree within this.
+AGREEMENT_SHARE = 0.10
 
 # Per group of cases: columns of its table (metric, heading, how many micros or bytes a unit has), the first one is drawn.
 MICROS_MS = 1000.0
@@ -46,8 +48,14 @@ CHART_TITLES = {
 }
 # More is better for these; less for all others.
 GAINS = {"requests_per_s", "bulk_mib_per_s", "connections"}
-# What is no contest: what was asked for, and what is summed up by another metric.
-UNJUDGED = {"connections", "bulk_mib_per_s", "memory_pss_bytes", "p50_micros", "first_answer_p90_micros", "p90_micros"}
+# What is no contest: how many connections there were says how many answers a figure stands on.
+UNJUDGED = {"connections"}
+# Why a case was disturbed: metric, most that is normal, words.
+DISTURBANCES = (
+    ("foreign_share", FOREIGN_SHARE_MAX, "others used the contestant's core"),
+    ("foreign_other_share", FOREIGN_SHARE_MAX, "others used the core of clients and origin"),
+    ("steal_share", machine.STEAL_SHARE_MAX, "the host took a core's time"),
+)
 
 
 def command_of(words: list) -> str:
@@ -139,13 +147,29 @@ def errors_of(result: dict) -> list:
 
 
 def disturbance_of(result: dict) -> list:
-    """Labels beside which others used the contestant's core, in words."""
-    told = []
-    for label in result["summary"]:
-        share = stats.median_of(result["summary"], label, "foreign_share")
-        if share is not None and share > FOREIGN_SHARE_MAX:
-            told.append(f"{title_of(result, label)} {share:.0%}")
-    return [f"DISTURBED: others used the contestant's core beside {', '.join(told)}."] if told else []
+    """Labels beside which others used a core, or the host took one, in words."""
+    lines = []
+    for metric, share_max, words in DISTURBANCES:
+        shares = {label: stats.median_of(result["summary"], label, metric) for label in result["summary"]}
+        told = [f"{title_of(result, label)} {share:.0%}" for label, share in shares.items()
+                if share is not None and share > share_max]
+        lines += [f"DISTURBED: {words} beside {', '.join(told)}."] if told else []
+    return lines
+
+
+def unfinished_of(result: dict) -> list:
+    """What was under way when turns ended, by label, summed over rounds."""
+    sums = {label: sum(sample["figures"].get("unfinished") or 0 for sample in result["samples"] if sample["label"] == label)
+            for label in result["summary"]}
+    told = [f"{title_of(result, label)} {count:g}" for label, count in sums.items() if count]
+    return [f"Under way at the end of a turn, and in no figure: {', '.join(told)}."] if told else []
+
+
+def again_of(result: dict) -> list:
+    """Turns that were taken once more, in words."""
+    told = [f"{title_of(result, entry['label'])}, round {entry['round'] + 1} ({one_line(entry['reason'], 160)})"
+            for entry in result.get("again", [])]
+    return [f"Taken once more: {'; '.join(told)}."] if told else []
 
 
 def case_markdown(result: dict) -> str:
@@ -156,7 +180,7 @@ def case_markdown(result: dict) -> str:
     parts.append(markdown(*rows_of(result)))
     absent = [f"Without {title_of(result, label)}: {one_line(reason)}." for label, reason in result["absent"].items()]
     errors = [f"Errors: {'; '.join(errors_of(result))}."] if errors_of(result) else []
-    notes = [*absent, *errors, *disturbance_of(result)]
+    notes = [*absent, *errors, *unfinished_of(result), *again_of(result), *disturbance_of(result)]
     return "\n".join([*parts, *([""] if notes else []), *notes])
 
 
@@ -182,7 +206,15 @@ def targets_markdown(results: dict) -> str:
                          f"{verdict['limit']:.2f}", {True: "met", False: "**missed**", None: "–"}[verdict["met"]]])
     if not rows:
         return NOT_MEASURED
-    return markdown(["", "case", "figure of", "over", "what", "ratio", "at most", ""], rows)
+    table = markdown(["", "case", "figure of", "over", "what", "ratio", "at most", ""], rows)
+    older = older_than_newest(results)
+    return f"{table}\n\nNot of the newest run, see the list of runs: {', '.join(older)}." if older else table
+
+
+def older_than_newest(results: dict) -> list:
+    """Cases whose figures are of an earlier run than those of others."""
+    newest = max(result["run"]["at"] for result in results.values())
+    return [name for name, result in results.items() if result["run"]["at"] != newest]
 
 
 COLUMN_WORDS = {"cpu_micros": "CPU", "p99_micros": "p99", "first_answer_p50_micros": "median time to first answer"}
@@ -223,7 +255,10 @@ def loss(result: dict, label: str, metric: str, words: str) -> list:
 
 def losses_markdown(results: dict) -> str:
     lines = [line for result in results.values() for line in losses_of(result)]
-    return "\n".join(lines) if lines else (NOT_MEASURED if not results else "Nowhere in these cases.")
+    # Nothing is lost where nobody was beaten either: without both sides there is no such sentence.
+    both = any(any(label.startswith("pop") for label in result["summary"])
+               and any(not label.startswith("pop") for label in result["summary"]) for result in results.values())
+    return "\n".join(lines) if lines else "Nowhere in these cases." if both else NOT_MEASURED
 
 
 def runs_markdown(results: dict) -> str:
@@ -244,7 +279,8 @@ def runs_markdown(results: dict) -> str:
             f"- {versions}",
             f"- before the run {run['quiet']['idle_share']:.0%} idle, {run['quiet']['steal_share']:.1%} stolen by the host",
             *(f"- **{warning}**" for warning in run["warnings"]),
-            *(["- an experiment: seconds, rounds or configurations of its own, see the command"] if run["experiment"] else []),
+            *(["- an experiment: seconds, rounds, configurations or a binary of its own, see the command and the versions"]
+              if run["experiment"] else []),
         ]))
     return "\n\n".join(parts) if parts else NOT_MEASURED
 
@@ -286,7 +322,8 @@ def write(results_directory: Path, docs: Path, root: Path) -> Path:
         (drawings / "targets.svg").write_text(drawing)
     values = {name.replace("-", "_"): group_markdown(results, name, "bench") for name in COLUMNS}
     values |= {"runs": runs_markdown(results), "targets": targets_markdown(results),
-               "targets_chart": "![Targets](bench/targets.svg)" if drawing else "", "losses": losses_markdown(results)}
+               "targets_chart": "![Targets](bench/targets.svg)" if drawing else "", "losses": losses_markdown(results),
+               "loss_percent": f"{LOSS_SHARE_MIN * 100:g}"}
     page = docs / "BENCHMARKS.md"
     page.write_text(template.render(TEMPLATE.read_text(), values, TEMPLATE.name))
     return page.relative_to(root) if page.is_relative_to(root) else page
@@ -307,13 +344,45 @@ def ratios_in(directory: Path) -> dict:
     return found
 
 
-def comparison(one: Path, two: Path) -> str:
-    """How far the ratios of two runs are apart; targets are that they agree within 10 %."""
+def outcome_of(measured: list, is_strict: bool) -> dict:
+    """What a run came to: what was not measured, targets, and the exit code."""
+    verdicts = [(result, verdict) for result in measured for verdict in result["targets"]]
+    outcome = {
+        "cases": len(measured),
+        "skipped": {result["case"]: result["skipped"] for result in measured if result["skipped"]},
+        "absent": {f"{result['case']}: {label}": reason for result in measured for label, reason in result["absent"].items()},
+        "again": sum(len(result.get("again", [])) for result in measured),
+        "disturbed": [result["case"] for result in measured if disturbance_of(result)],
+        "targets_met": sum(verdict["met"] is True for _, verdict in verdicts),
+        "targets_missed": [f"{verdict['case']}: {verdict_text(result, verdict)}" for result, verdict in verdicts
+                           if verdict["met"] is False],
+        "targets_without_figure": sum(verdict["met"] is None for _, verdict in verdicts),
+    }
+    failed = outcome["skipped"] or outcome["absent"] or not measured
+    return outcome | {"exit_code": int(bool(failed or (is_strict and outcome["targets_missed"])))}
+
+
+def outcome_text(outcome: dict) -> str:
+    """The last words of a run."""
+    lines = [f"{outcome['cases']} cases, {len(outcome['skipped'])} skipped, {len(outcome['absent'])} contestants absent, "
+             f"{outcome['again']} turns taken once more; targets: {outcome['targets_met']} met, "
+             f"{len(outcome['targets_missed'])} missed, {outcome['targets_without_figure']} without a figure"]
+    lines += [f"SKIPPED {case}: {one_line(reason)}" for case, reason in outcome["skipped"].items()]
+    lines += [f"ABSENT  {name}: {one_line(reason)}" for name, reason in outcome["absent"].items()]
+    lines += [f"MISSED  {words}" for words in outcome["targets_missed"]]
+    lines += [f"DISTURBED {', '.join(outcome['disturbed'])}: see their tables"] if outcome["disturbed"] else []
+    return "\n".join(lines)
+
+
+def comparison(one: Path, two: Path) -> tuple:
+    """How far the ratios of two runs are apart, in words; and whether all that both have agree. Runs without a ratio in
+    common agree in nothing."""
     first, second = ratios_in(one), ratios_in(two)
-    lines = [f"{'ratio':50} {'first':>7} {'second':>7}  difference"]
+    lines, agree = [f"{'ratio':50} {'first':>7} {'second':>7}  difference"], bool(set(first) & set(second))
     for name in first:
         if name in second:
             difference = second[name] / first[name] - 1
-            mark = "" if abs(difference) <= 0.10 else "  MORE THAN 10 %"
+            mark = "" if abs(difference) <= AGREEMENT_SHARE else "  MORE THAN 10 %"
+            agree = agree and not mark
             lines.append(f"{name:50} {first[name]:7.3f} {second[name]:7.3f}  {difference:+.1%}{mark}")
-    return "\n".join(lines)
+    return "\n".join(lines), agree

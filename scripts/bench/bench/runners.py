@@ -4,19 +4,19 @@ CPU per request is read in a window in the middle of the client's run: handshake
 the last are outside. Requests are counted at the origin, by the same counter whatever the client and the contestant.
 """
 
+import http.client
 import os
 import signal
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import machine, stats, tools
+from . import charts, machine, stats, template, tools
 from .process import ProcessEnded, cpu_ns, memory_of
 from .site import Contestant, Settings, SetUpError, Site
 
-# A client is started this much longer than what is read of it, and for each connection this much more: time that passes
-# before its first request arrives.
+# A client is started this much longer than what is read of it, and in a closed loop for each connection this much more: of
+# wrk and h2load the clock starts before their connections stand.
 SLACK_S = 0.7
 SLACK_CONNECTION_S = 0.002
 # What a client may take beyond its duration to start and to end.
@@ -25,7 +25,19 @@ CLIENT_PATIENCE_S = 40.0
 ATTEMPTS_MAX = 2
 # How long requests may take to arrive, thousands of connections included.
 ARRIVAL_PATIENCE_S = 90.0
-TROUBLES = (SetUpError, ProcessEnded, tools.OutputError)
+# A turn with more errors than this share of its requests is void: who answers less, and otherwise, is not compared.
+ERROR_SHARE_MAX = 0.001
+
+
+class TurnVoid(Exception):
+    """A turn with too many errors."""
+
+
+# What ends a turn, or a case, and not the run. A file or a connection that fails (OSError) is among them.
+TROUBLES = (SetUpError, ProcessEnded, TurnVoid, tools.OutputError, template.TemplateError, OSError,
+            http.client.HTTPException)
+# Processes on the other core, beside gateways.
+BESIDE = ("origin", "client", "bulk")
 # New connections at a time, where that is what is measured.
 NEWCOMERS_AT_A_TIME = 16
 
@@ -42,35 +54,57 @@ class Run:
     say: object = print
     samples: list = field(default_factory=list)
     absent: dict = field(default_factory=dict)
+    # Turns that were taken once more: label, round, reason.
+    again: list = field(default_factory=list)
     failures: int = 0
+    disturbances: int = 0
+    began: dict = field(default_factory=dict)
 
     def note(self, label: str, index: int, figures: dict, errors: dict) -> None:
+        """Figures of a turn. One from which the host took time is taken once more; the second is kept, and is marked."""
+        if "steal_share" not in figures:
+            figures = figures | {"steal_share": machine.steal_share(self.began, machine.core_ticks())}
+        if figures["steal_share"] > machine.STEAL_SHARE_MAX and not self.disturbances:
+            self.disturbances += 1
+            self.retake(label, index, f"the host took {figures['steal_share']:.1%} of a core meanwhile")
+            return
         self.samples.append({"label": label, "round": index, "figures": figures, "errors": errors})
-        told = "  ".join(f"{name} {value:.1f}" for name, value in figures.items() if value is not None)
+        told = "  ".join(f"{name} {charts.number(value)}" for name, value in figures.items() if value is not None)
         self.say(f"  round {index + 1}  {label:24} {told}" + (f"  ERRORS {errors}" if errors else ""))
+
+    def retake(self, label: str, index: int, reason: str) -> None:
+        self.again.append({"label": label, "round": index, "reason": reason})
+        self.say(f"  again   {label}: {reason}")
 
     def drop(self, label: str, reason: Exception) -> None:
         """A contestant that cannot take part is told of, and the others go on."""
-        self.absent[label] = str(reason)
-        self.say(f"  WITHOUT {label}: {reason}")
+        self.absent[label] = words_of(reason)
+        self.say(f"  WITHOUT {label}: {self.absent[label]}")
 
-    def fail(self, label: str, reason: Exception) -> None:
+    def fail(self, label: str, index: int, reason: Exception) -> None:
         """A turn that came to nothing: it is taken once more, and after the second time the contestant is dropped."""
         self.failures += 1
         if self.failures < ATTEMPTS_MAX:
-            self.say(f"  again   {label}: {reason}")
+            self.retake(label, index, words_of(reason))
         else:
             self.drop(label, reason)
 
     def turns(self, labels: list):
         """Who is measured when; those that were dropped miss their turns."""
         for index, label in stats.interleaved(labels, self.rounds):
-            self.failures = 0
+            self.failures = self.disturbances = 0
             while label not in self.absent:
-                failures = self.failures
+                bad = self.failures + self.disturbances
+                self.began = machine.core_ticks()
                 yield index, label
-                if self.failures == failures:
+                if self.failures + self.disturbances == bad:
                     break
+
+
+def words_of(trouble: Exception) -> str:
+    """A trouble for a reader: of those that are not the bench's own, the kind as well."""
+    own = isinstance(trouble, (SetUpError, ProcessEnded, TurnVoid, tools.OutputError, template.TemplateError))
+    return str(trouble) if own else f"{type(trouble).__name__}: {trouble}"
 
 
 @dataclass
@@ -82,28 +116,44 @@ class Reading:
     gateway_ns: int
     requests: int
     cores: dict
+    # CPU of all that the bench has on the other core, itself included.
+    others_ns: int
 
 
 def read(site: Site, contestant: Contestant) -> Reading:
     gateway = site.gateway_of(contestant)
+    beside = [process for name, process in site.processes.items() if name in BESIDE or name.endswith("-gateway")]
     return Reading(time.monotonic_ns(), cpu_ns(site.processes[contestant.server].pid),
-                   cpu_ns(gateway.pid) if gateway else 0, site.origin_requests(), machine.core_ticks())
+                   cpu_ns(gateway.pid) if gateway else 0, site.origin_requests(), machine.core_ticks(),
+                   time.process_time_ns() + sum(cpu_ns(process.pid) for process in beside))
 
 
-def figures_between(before: Reading, after: Reading, core: int) -> dict:
-    """CPU per request of the contestant, of it and its gateway together, and requests per second."""
+def figures_between(before: Reading, after: Reading, core: int, other_core: int) -> dict:
+    """CPU per request of the contestant, of it and its gateway together, and requests per second; and of both cores what
+    went to strangers, and to the host. With one core nobody can say who a stranger is."""
     requests, seconds = after.requests - before.requests, (after.at_ns - before.at_ns) / 1e9
     if requests <= 0:
         raise ProcessEnded("no request has arrived at the origin while it was measured")
     own = (after.cpu_ns - before.cpu_ns) / 1e9
     chain = own + (after.gateway_ns - before.gateway_ns) / 1e9
-    busy = (after.cores[core].busy - before.cores[core].busy) / os.sysconf("SC_CLK_TCK")
-    return {"cpu_micros": own * 1e6 / requests, "chain_cpu_micros": chain * 1e6 / requests,
-            "requests_per_s": requests / seconds, "foreign_share": max(0.0, (busy - own) / seconds)}
+    figures = {"cpu_micros": own * 1e6 / requests, "chain_cpu_micros": chain * 1e6 / requests,
+               "requests_per_s": requests / seconds, "steal_share": machine.steal_share(before.cores, after.cores)}
+    if core != other_core:
+        others = (after.others_ns - before.others_ns) / 1e9
+        figures |= {"foreign_share": max(0.0, (busy_s(before, after, core) - own) / seconds),
+                    "foreign_other_share": max(0.0, (busy_s(before, after, other_core) - others) / seconds)}
+    return figures
+
+
+def busy_s(before: Reading, after: Reading, core: int) -> float:
+    return (after.cores[core].busy - before.cores[core].busy) / os.sysconf("SC_CLK_TCK")
 
 
 class Client:
     """A client at work, on the other core."""
+
+    error_share_max = ERROR_SHARE_MAX
+    errors_tolerated = ()
 
     def __init__(self, site: Site, command: list, parse, name: str = "client", report: Path | None = None, **how):
         self.name, self.output = name, site.directory / f"{name}.out"
@@ -126,12 +176,23 @@ class Client:
             time.sleep(0.02)
 
     def reading(self, seconds: float) -> dict:
-        """What it says when it is done. An exit code above 1 means that it could not run."""
+        """What it says when it is done. An exit code above 1 means that it could not run; too many errors void its turn."""
         code = self.process.wait(seconds + CLIENT_PATIENCE_S)
         self.site.processes.pop(self.name, None)
         if code not in (0, 1):
             raise ProcessEnded(f"{self.process.command[0]} has ended with {code}: {self.process.tail()}")
-        return self.parse(self.report.read_text())
+        reading = self.parse(self.report.read_text())
+        check_errors(reading, self.error_share_max, self.errors_tolerated)
+        return reading
+
+
+def check_errors(reading: dict, share_max: float = ERROR_SHARE_MAX, tolerated: tuple = ()) -> None:
+    """Raises `TurnVoid` for more errors than a share of what was asked."""
+    errors = {kind: count for kind, count in reading["errors"].items() if kind not in tolerated}
+    count = sum(errors.values())
+    if count > share_max * (reading["requests"] + count):
+        told = ", ".join(f"{number} × {kind}" for kind, number in errors.items())
+        raise TurnVoid(f"{count} errors beside {reading['requests']} good answers, more than {share_max:.1%}: {told}")
 
 
 def load_client(site: Site, url: str, name: str = "client", **options) -> Client:
@@ -158,13 +219,15 @@ def windowed(site: Site, contestant: Contestant, client: Client, arrived: int, w
         raise ProcessEnded("the client was done before the end of the window: the machine is too busy")
     client.process.check()
     reading = client.reading(SLACK_S + seconds)
-    return figures_between(before, after, site.settings.contestant_core), reading
+    return figures_between(before, after, site.settings.contestant_core, site.settings.other_core), reading
 
 
 def start_all(site: Site, run: Run, contestants: tuple) -> None:
     for contestant in contestants:
         try:
             site.start(contestant)
+            if contestant.scheme == "https":
+                site.check_suite(contestant)
         except TROUBLES as trouble:
             run.drop(contestant.name, trouble)
 
@@ -172,10 +235,10 @@ def start_all(site: Site, run: Run, contestants: tuple) -> None:
 # ---- closed loop ----
 
 def closed_loop_client(site: Site, case, contestant: Contestant, seconds: float) -> Client:
-    """h2load where the case has several requests outstanding on https, load for MMTP, else wrk."""
+    """load for MMTP and whom it is to ask, h2load where the case has several requests outstanding on https, else wrk."""
     connections, outstanding = case.options["connections"], case.options.get("outstanding", 1)
     url = site.url(contestant, case.options.get("path", "281"))
-    if contestant.scheme == "mmtp":
+    if contestant.scheme == "mmtp" or contestant.is_asked_by_load:
         return load_client(site, url, connections=connections, outstanding=outstanding,
                            duration=f"{seconds:.1f}s")
     if outstanding > 1:
@@ -199,21 +262,12 @@ def closed_loop(case, run: Run) -> None:
                 figures, reading = windowed(site, contestant, client, arrived, warm_s, run.seconds)
             except TROUBLES as trouble:
                 site.end("client")
-                run.fail(label, trouble)
+                run.fail(label, index, trouble)
                 continue
             run.note(label, index, figures | percentiles(reading), reading["errors"])
 
 
 # ---- new connections ----
-
-def newcomers_client(site: Site, contestant: Contestant, kind: str, seconds: float) -> Client:
-    """The client of `examples/newcomers`, waiting where it has its tickets."""
-    alpn = "mmtp" if contestant.scheme == "mmtp" else "none"
-    command = tools.newcomers_command(
-        site.settings.newcomers, kind, f"127.0.0.1:{site.port(contestant.port)}", site.ca, alpn,
-        threads=NEWCOMERS_AT_A_TIME, seconds=seconds)
-    return Client(site, command, tools.parse_newcomers)
-
 
 def new_connections(case, run: Run) -> None:
     """Connect, handshake of one kind, one request, close; a few at a time."""
@@ -225,15 +279,12 @@ def new_connections(case, run: Run) -> None:
             contestant, duration_s = by_name[label], warm_s + run.seconds + SLACK_S
             try:
                 arrived = site.origin_requests()
-                if "load --handshake" in run.instruments:
-                    client = load_client(site, site.url(contestant), handshake=kind, connections=NEWCOMERS_AT_A_TIME,
-                                         duration=f"{duration_s:.1f}s")
-                else:
-                    client = newcomers_client(site, contestant, kind, duration_s)
+                client = load_client(site, site.url(contestant), handshake=kind, connections=NEWCOMERS_AT_A_TIME,
+                                     duration=f"{duration_s:.1f}s")
                 figures, reading = windowed(site, contestant, client, arrived, warm_s, run.seconds)
             except TROUBLES as trouble:
                 site.end("client")
-                run.fail(label, trouble)
+                run.fail(label, index, trouble)
                 continue
             figures |= percentiles(reading, "first_answer_micros", "first_answer_")
             run.note(label, index, figures, reading["errors"])
@@ -249,59 +300,36 @@ def idle(case, run: Run) -> None:
     for index, label in run.turns(list(by_name)):
         with Site(run.settings, case.name) as site:
             try:
-                figures, errors = idle_figures(site, run, by_name[label], connections, rest_s)
+                figures, errors = idle_figures(site, by_name[label], connections, rest_s)
             except TROUBLES as trouble:
                 site.end("client")
-                run.fail(label, trouble)
+                run.fail(label, index, trouble)
                 continue
             run.note(label, index, figures, errors)
 
 
-def idle_figures(site: Site, run: Run, contestant: Contestant, connections: int, rest_s: float) -> tuple:
+def idle_figures(site: Site, contestant: Contestant, connections: int, rest_s: float) -> tuple:
     server = site.start(contestant)
-    warm_up(site, run, contestant)
+    warm_up(site, contestant)
     time.sleep(rest_s)
     before, arrived = memory_of(server.pid), site.origin_requests()
-    if "load --idle" in run.instruments:
-        # Held until it is told to wake them.
-        client = load_client(site, site.url(contestant), idle=True, connections=connections, duration="10m")
-    else:
-        client = hold_client(site, contestant, connections)
+    # Held until it is told to wake them.
+    client = load_client(site, site.url(contestant), idle=True, connections=connections, duration="10m")
     client.await_requests(arrived + connections)
     time.sleep(rest_s)
     after = memory_of(server.pid)
     client.process.check()
-    wake(client)
+    # All that is held asks again, and then the client ends.
+    client.process.popen.send_signal(signal.SIGTERM)
     reading = client.reading(0.0)
     figures = {"memory_bytes": (after.anonymous - before.anonymous) / connections,
                "memory_pss_bytes": (after.whole - before.whole) / connections}
     return figures, reading["errors"]
 
 
-def wake(client: Client) -> None:
-    """All that is held asks again, and then the client ends."""
-    if client.process.popen.stdin:
-        client.process.popen.stdin.close()
-    else:
-        client.process.popen.send_signal(signal.SIGTERM)
-
-
-def hold_client(site: Site, contestant: Contestant, connections: int) -> Client:
-    alpn = "mmtp" if contestant.scheme == "mmtp" else "none"
-    command = tools.newcomers_command(
-        site.settings.newcomers, "hold", f"127.0.0.1:{site.port(contestant.port)}", site.ca, alpn,
-        connections=connections)
-    return Client(site, command, tools.parse_newcomers, stdin=subprocess.PIPE)
-
-
-def warm_up(site: Site, run: Run, contestant: Contestant) -> None:
+def warm_up(site: Site, contestant: Contestant) -> None:
     """What a process makes once, and keeps, is not what a connection costs."""
-    if "load --handshake" in run.instruments:
-        client = load_client(site, site.url(contestant), handshake="full", connections=NEWCOMERS_AT_A_TIME,
-                             duration="1s")
-    else:
-        client = newcomers_client(site, contestant, "full", 1.0)
-    client.reading(1.0)
+    load_client(site, site.url(contestant), handshake="full", connections=NEWCOMERS_AT_A_TIME, duration="1s").reading(1.0)
 
 
 # ---- open loop ----
@@ -323,7 +351,7 @@ def half_load(case, run: Run) -> None:
                 figures, reading = windowed(site, contestant, client, arrived, warm_s, run.seconds)
             except TROUBLES as trouble:
                 site.end("client")
-                run.fail(label, trouble)
+                run.fail(label, index, trouble)
                 continue
             figures |= percentiles(reading) | {"rate_per_s": rate}
             run.note(label, index, figures, reading["errors"])
@@ -358,7 +386,7 @@ def mixed(case, run: Run) -> None:
             try:
                 figures, errors = mixed_figures(site, case, run, contestant, phase)
             except TROUBLES as trouble:
-                run.fail(label, trouble)
+                run.fail(label, index, trouble)
                 continue
             finally:
                 site.end("client")

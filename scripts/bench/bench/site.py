@@ -1,12 +1,14 @@
 """A place to measure in: certificates, files, ports, the origin and the contestants, each a process ended with the site.
 
-The contestant has one core for itself; the origin, the gateway, the clients and the bench share another.
+The contestant has one core for itself; the origin, the gateway, the clients and the bench share another. The bench keeps
+to it by `keep_to_other_core`.
 """
 
 import http.client
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -19,6 +21,7 @@ from .process import Process
 READY_PATIENCE_S = 15.0
 # Outside the range from which the kernel takes the ports of connections.
 PORT_MIN, PORT_MAX = 12000, 27000
+SUITE = "TLS_AES_128_GCM_SHA256"
 FILES = {"281": 281, "index.html": 281, "100k": 100 << 10, "1m": 1 << 20}
 
 
@@ -36,6 +39,8 @@ class Contestant:
     port: str
     scheme: str = "https"
     changes: tuple = field(default=())
+    # True: asked by `trunkline load` where another tool would ask this scheme.
+    is_asked_by_load: bool = False
 
 
 @dataclass
@@ -43,7 +48,6 @@ class Settings:
     """What holds for the whole run."""
 
     trunkline: str
-    newcomers: str | None
     pop_config: str = ""
     gateway_config: str = ""
     keep: Path | None = None
@@ -52,6 +56,10 @@ class Settings:
         allowed = sorted(os.sched_getaffinity(0))
         self.contestant_core = allowed[0]
         self.other_core = allowed[1] if len(allowed) > 1 else allowed[0]
+
+    def keep_to_other_core(self) -> None:
+        """Keeps this process, which asks and reads while it measures, off the contestant's core."""
+        os.sched_setaffinity(0, {self.other_core})
 
 
 class Site:
@@ -189,7 +197,7 @@ class Site:
                   "gateway_port": gateway_port, "admin_port": admin}
         text = template.render_peer("pop.toml", values, (changes.get("pop", ""), self.settings.pop_config))
         path = self.write(f"{name}.toml", text)
-        self.check_config("pop", path)
+        self.check_config("pop", path, self.settings.contestant_core)
         pop = self.launch(name, [self.settings.trunkline, "pop", "--config", path], self.settings.contestant_core)
         wait_for(pop, lambda: gateway.check() or is_ready(admin))
 
@@ -199,13 +207,14 @@ class Site:
                   "admin_port": self.port(f"{pop}_gateway_admin")}
         text = template.render_peer("gateway.toml", values, (change, self.settings.gateway_config))
         path = self.write(f"{pop}-gateway.toml", text)
-        self.check_config("gateway", path)
+        self.check_config("gateway", path, self.settings.other_core)
         return self.launch(f"{pop}-gateway", [self.settings.trunkline, "gateway", "--config", path],
                            self.settings.other_core)
 
-    def check_config(self, role: str, path: Path) -> None:
-        """A key that this binary does not know is a reason to skip a case, not a crash."""
-        command = [self.settings.trunkline, role, "--config", str(path), "--check"]
+    def check_config(self, role: str, path: Path, core: int) -> None:
+        """A key that this binary does not know is a reason to skip a case, not a crash. Checked on the core it names, which
+        the bench itself has given away."""
+        command = ["taskset", "--cpu-list", str(core), self.settings.trunkline, role, "--config", str(path), "--check"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error")]
@@ -218,8 +227,20 @@ class Site:
 
     def origin_requests(self) -> int:
         """Requests that have arrived at the origin; those that asked for this count are not in it."""
+        count = tools.parse_status(fetch(self.port("origin"), "/status")[1])
+        # Only one that was answered is known to be in the count.
         self.status_reads += 1
-        return tools.parse_status(fetch(self.port("origin"), "/status")[1]) - self.status_reads
+        return count - self.status_reads
+
+    def check_suite(self, contestant: Contestant) -> None:
+        """All contestants are to seal with the same suite, though OpenSSL's clients offer another one first."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection(("127.0.0.1", self.port(contestant.port)), timeout=10) as plain:
+            with context.wrap_socket(plain, server_hostname="localhost") as connection:
+                name = connection.cipher()[0]
+        if name != SUITE:
+            raise SetUpError(f"{contestant.title} has chosen {name}, and this bench compares at {SUITE}")
 
 
 def nginx_command(directory: Path, path: Path, name: str) -> list:

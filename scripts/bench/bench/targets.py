@@ -23,6 +23,7 @@ TARGETS = (
     Target(1, "small-256", "cpu_micros", "pop", "nginx-stream", 0.48),
     Target(1, "small-256", "cpu_micros", "pop", "nginx-https", 0.32),
     Target(2, "mmtp-64x1", "cpu_micros", "pop-mmtp", "nginx-https", 0.38),
+    Target(2, "mmtp-64x1", "cpu_micros", "pop-mmtp", "nginx-https-load", 0.38),
     Target(2, "mmtp-64x16", "cpu_micros", "pop-mmtp", "nginx-h2", 0.12),
     Target(3, "bulk", "cpu_micros", "pop-plain", "nginx-stream", 0.70),
     Target(3, "bulk", "cpu_micros", "pop", "nginx-stream", 0.95),

@@ -91,26 +91,6 @@ def parse_load(text: str) -> dict:
     return reading
 
 
-def newcomers_command(newcomers: str, kind: str, address: str, ca: str, alpn: str, **options) -> list:
-    command = [newcomers, kind, "--target", address, "--ca", ca, "--alpn", alpn]
-    for name, value in options.items():
-        command.extend(["--" + name.replace("_", "-"), value])
-    return command
-
-
-def parse_newcomers(text: str) -> dict:
-    """The last line."""
-    try:
-        said = json.loads(text.splitlines()[-1])
-        errors = {said["first_error"] or "failed": said["errors"]} if said["errors"] else {}
-        kinds = said.get("kinds") or {}
-        wrong = {f"wanted {said['kind']}, got {kind}": count for kind, count in kinds.items() if kind != said["kind"]}
-        return {"requests": said["connections"], "seconds": said["seconds"], "errors": errors | wrong, "kinds": kinds,
-                "latency_micros": {}, "first_answer_micros": said["micros"]}
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise OutputError(f"newcomers: {error!r} in {text[-400:]!r}") from None
-
-
 def parse_status(text: str) -> int:
     """Requests so far, of nginx's stub_status."""
     match = re.search(r"server accepts handled requests\s+\d+ \d+ (\d+)", text)

@@ -1,9 +1,15 @@
 """Tables, losses, the page and the charts."""
 
+import http.client
+import io
 import json
+import os
 import tempfile
 import unittest
+from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 from xml.etree import ElementTree
 
 from bench import __main__ as command
@@ -40,6 +46,39 @@ class Words(unittest.TestCase):
         losses = report.losses_of(result_of("small-64", SMALL))
         self.assertEqual(len(losses), 1)
         self.assertIn("per second: 100; nginx stream: 150 (1.50 times better)", losses[0])
+
+    def test_every_figure_of_a_table_is_judged_but_how_many_there_were(self):
+        figures = {"pop-mmtp": {"p50_micros": [2.0], "connections": [1.0]}, "nginx-pop": {"p50_micros": [1.0], "connections": [9.0]}}
+        [loss] = report.losses_of(result_of("link-body", figures))
+        self.assertIn("whole answer p50, ms", loss)
+        for group, columns in report.COLUMNS.items():
+            judged = {name for name, _, _ in columns} - report.UNJUDGED
+            self.assertEqual({name for name, _, _ in columns} - judged, {"connections"} if group == "link" else set())
+
+    def test_nothing_is_lost_only_where_somebody_was_beaten(self):
+        alone = {"small-64": result_of("small-64", {"pop": {"cpu_micros": [1.0]}})}
+        self.assertEqual(report.losses_markdown(alone), report.NOT_MEASURED)
+        both = {"small-64": result_of("small-64", {"pop": {"cpu_micros": [1.0]}, "nginx-https": {"cpu_micros": [2.0]}})}
+        self.assertEqual(report.losses_markdown(both), "Nowhere in these cases.")
+
+    def test_turns_taken_again_and_what_was_unfinished_are_told(self):
+        result = result_of("link-body", {"pop": {"p50_micros": [1.0, 1.0], "unfinished": [1, 2]}})
+        result["again"] = [{"label": "pop", "round": 1, "reason": "stumbled"}]
+        text = report.case_markdown(result)
+        self.assertIn("in no figure: Trunkline, tunnel 3.", text)
+        self.assertIn("Taken once more: Trunkline, tunnel, round 2 (stumbled).", text)
+
+    def test_the_exit_code_tells_what_was_not_measured_and_strictly_what_was_missed(self):
+        good, skipped = result_of("small-64", SMALL), result_of("bulk", {}, "there is no wrk here")
+        missed = result_of("small-64", SMALL | {"pop": {"cpu_micros": [99.0, 99.0]}})
+        self.assertEqual(report.outcome_of([good], True)["exit_code"], 0)
+        self.assertEqual(report.outcome_of([good, skipped], False)["exit_code"], 1)
+        self.assertEqual(report.outcome_of([good | {"absent": {"haproxy-tcp": "no start"}}], False)["exit_code"], 1)
+        self.assertEqual(report.outcome_of([missed], False)["exit_code"], 0)
+        self.assertEqual(report.outcome_of([missed], True)["exit_code"], 1)
+        text = report.outcome_text(report.outcome_of([missed, skipped], True))
+        self.assertIn("SKIPPED bulk: there is no wrk here", text)
+        self.assertIn("MISSED  small-64: Trunkline, tunnel / nginx stream: 4.500, at most 0.55", text)
 
     def test_phases_are_compared_with_the_same_phase_of_others(self):
         figures = {"pop quiet": {"p99_micros": [1.0]}, "pop beside bulk": {"p99_micros": [9.0]},
@@ -83,10 +122,13 @@ class Page(unittest.TestCase):
         self.keep(result_of("small-64", SMALL))
         first, self.directory = self.directory, Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.keep(result_of("small-64", SMALL | {"pop": {"cpu_micros": [12.0, 12.0]}}))
-        self.assertIn("+0.0%", report.comparison(first, first))
-        self.assertNotIn("MORE", report.comparison(first, self.directory))
+        self.assertIn("+0.0%", report.comparison(first, first)[0])
+        self.assertTrue(report.comparison(first, self.directory)[1])
+        self.assertFalse(report.comparison(first, Path("/nowhere"))[1])
         self.keep(result_of("small-64", SMALL | {"pop": {"cpu_micros": [13.0, 13.0]}}))
-        self.assertIn("MORE THAN 10 %", report.comparison(first, self.directory))
+        text, agree = report.comparison(first, self.directory)
+        self.assertIn("MORE THAN 10 %", text)
+        self.assertFalse(agree)
 
 
 SPREAD = {"median": 10.0, "min": 9.0, "max": 12.0, "count": 3}
@@ -141,18 +183,45 @@ class Runs(unittest.TestCase):
             taken.append((index, label))
             if bad_turns.get(label, 0):
                 bad_turns[label] -= 1
-                run.fail(label, ValueError("stumbled"))
-        return taken, run.absent
+                run.fail(label, index, runners.ProcessEnded("stumbled"))
+        return taken, run
 
     def test_a_turn_that_fails_once_is_taken_again(self):
-        taken, absent = self.turns_of({"a": 1})
+        taken, run = self.turns_of({"a": 1})
         self.assertEqual(taken, [(0, "a"), (0, "a"), (0, "b"), (1, "b"), (1, "a")])
-        self.assertEqual(absent, {})
+        self.assertEqual(run.absent, {})
+        self.assertEqual(run.again, [{"label": "a", "round": 0, "reason": "stumbled"}])
 
     def test_who_fails_twice_is_dropped_and_the_others_go_on(self):
-        taken, absent = self.turns_of({"a": 9})
+        taken, run = self.turns_of({"a": 9})
         self.assertEqual(taken, [(0, "a"), (0, "a"), (0, "b"), (1, "b")])
-        self.assertEqual(absent, {"a": "stumbled"})
+        self.assertEqual(run.absent, {"a": "stumbled"})
+
+    def test_a_turn_that_the_host_took_from_is_taken_again_once_and_then_kept(self):
+        run = runners.Run(None, 1.0, 1, False, set(), say=lambda _: None)
+        for index, label in run.turns(["a"]):
+            run.note(label, index, {"steal_share": 0.5}, {})
+        self.assertEqual((len(run.again), len(run.samples)), (1, 1))
+        result = result_of("small-64", {"pop": {"cpu_micros": [1.0], "steal_share": [0.5]}})
+        self.assertEqual(report.disturbance_of(result),
+                         ["DISTURBED: the host took a core's time beside Trunkline, tunnel 50%."])
+
+    def test_a_turn_with_too_many_errors_is_void(self):
+        runners.check_errors({"requests": 9999, "errors": {"reset": 10}})
+        with self.assertRaisesRegex(runners.TurnVoid, "20 errors beside 9999 good answers, more than 0.1%: 20 × reset"):
+            runners.check_errors({"requests": 9999, "errors": {"reset": 20}})
+        with self.assertRaises(runners.TurnVoid):
+            runners.check_errors({"requests": 0, "errors": {"reset": 1}})
+        runners.check_errors({"requests": 10, "errors": {"late": 5, "reset": 1}}, 0.1, ("late",))
+
+    def test_what_a_case_stumbles_over_is_told_and_not_the_end_of_the_run(self):
+        for trouble in (FileNotFoundError("no report"), TimeoutError("status"), runners.template.TemplateError("no place"),
+                        http.client.BadStatusLine("x"), runners.tools.OutputError("x")):
+            case = replace(cases.CASES[0], needs=(), runner=mock.Mock(side_effect=trouble))
+            with redirect_stdout(io.StringIO()):
+                result = command.measure(case, command.arguments_of([]), None, set())
+            self.assertEqual(result["skipped"], runners.words_of(trouble))
+        self.assertEqual(runners.words_of(FileNotFoundError("no report")), "FileNotFoundError: no report")
 
 
 class Command(unittest.TestCase):
@@ -160,22 +229,27 @@ class Command(unittest.TestCase):
         self.assertEqual([case.name for case in cases.chosen(["bulk", "small-64"])], ["small-64", "bulk"])
         self.assertEqual(len(cases.chosen(["small"])), 4)
         self.assertEqual(cases.chosen([]), list(cases.CASES))
+        self.assertNotIn("link", {case.group for case in cases.chosen([], ["link", "bulk"])})
         with self.assertRaisesRegex(ValueError, "no case smal; there are small-16"):
             cases.chosen(["smal"])
 
-    def test_a_need_is_met_by_either_of_two(self):
+    def test_a_need_that_nothing_meets_is_named(self):
         [case] = cases.chosen(["idle"])
         self.assertEqual(command.missing_of(case, {"load --idle"}), [])
         self.assertEqual(command.missing_of(case, {"wrk"}), list(case.needs))
 
     def test_experiments_and_quick_runs_leave_the_page_alone(self):
+        self.enterContext(mock.patch.dict(os.environ))
+        os.environ.pop("TRUNKLINE", None)
         base = command.results_of(command.arguments_of([]))
         for words in (["--quick"], ["--rounds", "2"], ["--pop-config", "id = 'x'"]):
             self.assertNotEqual(command.results_of(command.arguments_of(words)), base)
         self.assertEqual(command.results_of(command.arguments_of(["--only", "bulk"])), base)
+        with mock.patch.dict(os.environ, {"TRUNKLINE": "/elsewhere/trunkline"}):
+            self.assertNotEqual(command.results_of(command.arguments_of([])), base)
 
-    def test_a_full_run_takes_about_half_an_hour_and_a_quick_one_five_minutes(self):
-        for words, minutes in (([], 37), (["--quick"], 6.5)):
+    def test_a_full_run_takes_about_forty_minutes_and_a_quick_one_six(self):
+        for words, minutes in (([], 40), (["--quick"], 7)):
             arguments = command.arguments_of(words)
             whole = sum(case.estimate_s(*command.pace_of(case, arguments)) for case in cases.CASES)
             self.assertLess(whole, minutes * 60)

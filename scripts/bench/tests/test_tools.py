@@ -2,6 +2,7 @@
 
 import json
 import unittest
+from pathlib import Path
 
 from bench import machine, process, tools
 
@@ -88,17 +89,6 @@ class Load(unittest.TestCase):
         self.assertNotIn("--ca", tools.load_command("t", "http://a/b", "ca", "out"))
 
 
-NEWCOMERS = {"label": "", "kind": "early", "connections": 10, "seconds": 1.0, "kinds": {"early": 8, "full": 2}, "errors": 1,
-             "first_error": "reset", "micros": {"p50": 5, "p90": 6, "p99": 7, "max": 8}}
-
-
-class Newcomers(unittest.TestCase):
-    def test_another_kind_than_wanted_is_an_error(self):
-        reading = tools.parse_newcomers('{"kind":"primed"}\n' + json.dumps(NEWCOMERS) + "\n")
-        self.assertEqual(reading["errors"], {"reset": 1, "wanted early, got full": 2})
-        self.assertEqual(reading["first_answer_micros"]["p50"], 5)
-
-
 class Machine(unittest.TestCase):
     def test_shares_are_of_all_cores_between_two_readings(self):
         before = machine.parse_stat("cpu  9 9 9 9\ncpu0 10 0 10 100 0 0 0 0 0 0\ncpu1 0 0 0 50 0 0 0 0 0 0\nintr 1\n")
@@ -114,6 +104,25 @@ class Machine(unittest.TestCase):
     def test_memory_is_read_from_the_rollup(self):
         text = "55d0-7fff ---p 00000000 00:00 0    [rollup]\nRss:   900 kB\nPss:   800 kB\nPss_Anon:  700 kB\nPss_File: 1 kB\n"
         self.assertEqual(process.parse_rollup(text), process.Memory(800 * 1024, 700 * 1024))
+
+    def test_memory_of_a_process_that_ends_is_a_trouble(self):
+        with self.assertRaises(process.ProcessEnded):
+            process.parse_rollup("55d0-7fff ---p 00000000 00:00 0    [rollup]\n")
+
+    def test_the_host_takes_from_the_core_it_takes_most_from(self):
+        before = {0: machine.CoreTicks(0, 0, 0), 1: machine.CoreTicks(0, 0, 0)}
+        after = {0: machine.CoreTicks(90, 0, 10), 1: machine.CoreTicks(0, 100, 0)}
+        self.assertAlmostEqual(machine.steal_share(before, after), 0.1)
+        self.assertEqual(machine.steal_share({}, {}), 0.0)
+
+    def test_lists_of_cores_are_read(self):
+        self.assertEqual(machine.parse_cores("0-2,5\n"), [0, 1, 2, 5])
+
+    def test_a_program_that_fails_says_nothing(self):
+        self.assertEqual(machine.first_line(["sh", "-c", "echo fatal: no; exit 1"]), "")
+        self.assertEqual(machine.first_line(["sh", "-c", "echo said"]), "said")
+        self.assertIn("commit unknown", machine.commit_of(Path("/"), True))
+        self.assertIn("commit unknown", machine.commit_of(Path("/"), False))
 
     def test_the_count_of_the_origin(self):
         status = "Active connections: 1 \nserver accepts handled requests\n 16 16 31070465 \nReading: 0 Writing: 1 Waiting: 0 \n"
