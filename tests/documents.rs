@@ -53,7 +53,7 @@ fn every_metric_is_documented_as_it_is() {
 #[test]
 fn receive_buffers_are_documented_as_they_are() {
     let RingSettings { buffers, buffer_bytes, .. } = RingSettings::default();
-    let all_mib = u32::from(buffers) * buffer_bytes >> 20;
+    let all_mib = (u32::from(buffers) * buffer_bytes) >> 20;
     let configuration = read("docs/CONFIG.md");
     let row = |key: &str| configuration.lines().find(|line| line.starts_with(&format!("| `{key}` |"))).expect("a row");
     assert!(row("buffers").starts_with(&format!("| `buffers` | `{buffers}` |")), "{}", row("buffers"));
