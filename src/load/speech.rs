@@ -1,7 +1,7 @@
 //! What is spoken on one connection: HTTP/1.1 or MMTP. Requests in, answers out.
 //!
 //! Owns what is known of every request that is under way on a connection. Never enters the kernel and never chooses when
-//! a request starts. Invariant: every request that was begun ends as one [`Answer`], or is among [`Speech::abandon`].
+//! a request starts. Invariant: every request that was begun ends as one [`Answer`], or is among [`Speech::take_unread`].
 
 use std::collections::VecDeque;
 

@@ -5,7 +5,7 @@
 //! the record layer of this module, and a pre-shared key, which rustls derives from the session's resumption secret
 //! (RFC 8446 4.6.1). rustls's public points of extension are enough to carry both:
 //!
-//! - **Out.** The suites used here derive keys with [`Noting`], which is the HKDF of [`derive`] and, while a ticket is being
+//! - **Out.** The suites used here derive keys with [`Noting`], which is the HKDF of [`mod@derive`] and, while a ticket is being
 //!   taken in, notes what it derives for the label `resumption`: the key.
 //! - **In.** rustls makes its ticket values in one place only: when a connection takes in a NewSessionTicket. So a
 //!   connection is made, with a server in memory that proves nothing, has no key and sees nothing of the ticket; it is
