@@ -34,8 +34,13 @@ pub(super) static SUITES: LazyLock<[SupportedCipherSuite; 3]> = LazyLock::new(||
 
 /// The same suites with this derivation.
 pub(super) fn suites(usual: &[SupportedCipherSuite]) -> Vec<SupportedCipherSuite> {
-    let prepared = |suite: &SupportedCipherSuite| SUITES.iter().find(|own| own.suite() == suite.suite()).copied();
-    usual.iter().filter_map(prepared).collect()
+    counterparts(&*SUITES, usual)
+}
+
+/// Those of `own` that are the suites of `usual`, in the order of `usual`.
+pub(super) fn counterparts(own: &[SupportedCipherSuite], usual: &[SupportedCipherSuite]) -> Vec<SupportedCipherSuite> {
+    let counterpart = |suite: &SupportedCipherSuite| own.iter().find(|own| own.suite() == suite.suite()).copied();
+    usual.iter().filter_map(counterpart).collect()
 }
 
 fn suite(usual: SupportedCipherSuite) -> SupportedCipherSuite {
@@ -44,13 +49,18 @@ fn suite(usual: SupportedCipherSuite) -> SupportedCipherSuite {
         32 => &Derivation(HMAC_SHA256),
         _ => &Derivation(HMAC_SHA384),
     };
+    with_hkdf(usual, derivation)
+}
+
+/// The same suite with another HKDF. Leaked: rustls wants suites for ever.
+pub(super) fn with_hkdf(usual: &Tls13CipherSuite, hkdf: &'static dyn Hkdf) -> SupportedCipherSuite {
     SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
         common: CipherSuiteCommon {
             suite: usual.common.suite,
             hash_provider: usual.common.hash_provider,
             confidentiality_limit: usual.common.confidentiality_limit,
         },
-        hkdf_provider: derivation,
+        hkdf_provider: hkdf,
         aead_alg: usual.aead_alg,
         quic: None,
     })))

@@ -32,8 +32,7 @@ use rustls::server::{ClientHello, ResolvesServerCert, ServerConnection};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::unbuffered::UnbufferedStatus;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureAlgorithm, SignatureScheme,
-    SupportedCipherSuite, Tls13CipherSuite,
+    ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedCipherSuite,
 };
 
 use super::Suite;
@@ -164,23 +163,12 @@ static SUITES: LazyLock<[SupportedCipherSuite; 3]> = LazyLock::new(|| derive::SU
 
 fn noting(suite: SupportedCipherSuite) -> SupportedCipherSuite {
     let Some(usual) = suite.tls13() else { return suite };
-    let noting = Tls13CipherSuite {
-        common: rustls::crypto::CipherSuiteCommon {
-            suite: usual.common.suite,
-            hash_provider: usual.common.hash_provider,
-            confidentiality_limit: usual.common.confidentiality_limit,
-        },
-        hkdf_provider: Box::leak(Box::new(Noting(usual.hkdf_provider))),
-        aead_alg: usual.aead_alg,
-        quic: None,
-    };
-    SupportedCipherSuite::Tls13(Box::leak(Box::new(noting)))
+    derive::with_hkdf(usual, Box::leak(Box::new(Noting(usual.hkdf_provider))))
 }
 
 /// The same suites, with what is needed to keep tickets.
 pub(super) fn suites(usual: &[SupportedCipherSuite]) -> Vec<SupportedCipherSuite> {
-    let kept = |suite: &SupportedCipherSuite| SUITES.iter().find(|kept| kept.suite() == suite.suite()).copied();
-    usual.iter().filter_map(kept).collect()
+    derive::counterparts(&*SUITES, usual)
 }
 
 // ---- out of rustls ----
