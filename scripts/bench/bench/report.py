@@ -16,7 +16,7 @@ LOSS_SHARE_MIN = 0.03
 FOREIGN_SHARE_MAX = 0.15
 # Ratios of two runs agree within this.
 AGREEMENT_SHARE = 0.10
-APART, APART_LIKE_ROUNDS = "  MORE THAN 10 %", ", as rounds of one run are"
+APART, APART_LIKE_ROUNDS = "  MORE THAN 10 %", ", no more than rounds of one run"
 
 # Per group of cases: columns of its table (metric, heading, how many micros or bytes a unit has), the first one is drawn.
 MICROS_MS = 1000.0
@@ -402,17 +402,18 @@ def comparison(one: Path, two: Path) -> tuple:
     without a ratio in common agree in nothing."""
     first, second = ratios_in(one), ratios_in(two)
     both = {name: apart_of(first[name], second[name]) for name in first if name in second}
-    lines = [f"{'ratio':50} {'first':>7} {'second':>7} {'apart':>8} {'of rounds':>10}"]
+    width = max(map(len, both), default=0)
+    lines = [f"{'ratio':{width}} {'first':>7} {'second':>7} {'apart':>8} {'rounds':>8}"]
     for name, (difference, within) in sorted(both.items(), key=lambda entry: -abs(entry[1][0])):
         mark = APART + (APART_LIKE_ROUNDS if within >= abs(difference) else "") if abs(difference) > AGREEMENT_SHARE else ""
         medians = (f"{ratios[name]['median']:7.3f}" for ratios in (first, second))
-        lines.append(f"{name:50} {' '.join(medians)} {difference:+8.1%} {within:10.1%}{mark}")
+        lines.append(f"{name:{width}} {' '.join(medians)} {difference:+8.1%} {within:8.1%}{mark}")
     lines += [f"only in the {word}: {name}" for word, these, others in (("first", first, second), ("second", second, first))
               for name in these if name not in others]
     apart = [pair for pair in both.values() if abs(pair[0]) > AGREEMENT_SHARE]
     scattered = sum(within >= abs(difference) for difference, within in apart)
-    lines.append(f"{len(both)} ratios, {len(apart)} of them more than {AGREEMENT_SHARE:.0%} apart, {scattered} of these by no more "
-                 "than the middle half of the rounds of one run is (of rounds: the wider of the two runs)")
+    lines.append(f"{len(both)} ratios; more than {AGREEMENT_SHARE * 100:.0f} % apart are {len(apart)}, of which {scattered} by no more "
+                 "than rounds of one run\nrounds: how wide the middle half of a run's rounds is, in the run where it is wider")
     return "\n".join(lines), bool(both) and not apart
 
 

@@ -145,20 +145,20 @@ class Page(unittest.TestCase):
         self.assertIn("small-64: pop / nginx-stream", text)
         self.assertIn("+8.7%", text)
         self.assertTrue(agree)
-        self.assertIn("1 ratios, 0 of them more than 10% apart", text)
+        self.assertIn("1 ratios; more than 10 % apart are 0,", text)
 
     def test_two_runs_that_are_further_apart_do_not_agree(self):
         text, agree = self.compared_with(cpu_micros=[12.0, 14.4])
-        self.assertIn("+20.0%       0.0%  MORE THAN 10 %\n", text)
+        self.assertIn("+20.0%     0.0%  MORE THAN 10 %\n", text)
         self.assertFalse(agree)
 
     def test_a_difference_is_told_beside_that_of_the_rounds_of_a_run(self):
         text, agree = self.compared_with(cpu_micros=[10.0, 24.0])
-        self.assertIn("+50.0%      33.3%  MORE THAN 10 %\n", text)
+        self.assertIn("+50.0%    33.3%  MORE THAN 10 %\n", text)
         self.directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
         text, agree = self.compared_with(cpu_micros=[6.0, 22.0])
-        self.assertIn("MORE THAN 10 %, as rounds of one run are", text)
-        self.assertIn("1 of them more than 10% apart, 1 of these by no more than", text)
+        self.assertIn("MORE THAN 10 %, no more than rounds of one run", text)
+        self.assertIn("more than 10 % apart are 1, of which 1 by no more than rounds of one run", text)
         self.assertFalse(agree)
 
     def test_the_furthest_apart_come_first_and_what_only_one_has_is_named(self):
