@@ -46,11 +46,11 @@ class Case:
     needs: tuple = ()
     # Rather more turns than longer ones: a ratio is the median over rounds. Of an odd number of rounds one is the median.
     seconds: float = 1.5
-    rounds: int = 9
+    rounds: int = 11
     seconds_quick: float = 0.8
     rounds_quick: int = 1
     # What a turn takes beside its seconds, for the estimate.
-    overhead_s: float = 0.7
+    overhead_s: float = 0.6
     turns_per_contestant: int = 1
 
     def estimate_s(self, seconds: float, rounds: int) -> float:
@@ -62,19 +62,19 @@ class Case:
 def small(connections: int, rounds_quick: int = 1) -> Case:
     return Case(f"small-{connections}", "small", f"Small requests, {connections} connections", runners.closed_loop,
                 SMALL, {"connections": connections}, needs=("wrk",), rounds_quick=rounds_quick,
-                overhead_s=0.6 + connections * 0.002)
+                overhead_s=0.5 + connections * 0.0017)
 
 
 def new(kind: str, words: str) -> Case:
     contestants = (POP, POP_MMTP, NGINX_HTTPS, HAPROXY_HTTP)
     return Case(f"new-{kind}", "new", f"New connections, {words}", runners.new_connections, contestants,
-                {"kind": kind}, needs=("load --handshake",), overhead_s=0.8)
+                {"kind": kind}, needs=("load --handshake",), overhead_s=0.75)
 
 
 def mixed(name: str, pace: str, downloads_per_s: int | None) -> Case:
     return Case(name, "mixed", f"Small requests beside downloads, {pace}", runners.mixed, (POP, POP_MMTP, NGINX_HTTPS),
                 {"connections": 16, "rate": 1000, "downloads": 4, "downloads_per_s": downloads_per_s},
-                needs=("wrk", "load --rate"), seconds=2.0, rounds=7, overhead_s=0.8, turns_per_contestant=len(runners.PHASES))
+                needs=("wrk", "load --rate"), seconds=2.0, rounds=7, overhead_s=0.7, turns_per_contestant=len(runners.PHASES))
 
 
 def over_link(name: str, title: str, contestants: tuple, options: dict, **pace) -> Case:
@@ -99,7 +99,7 @@ CASES = (
     mixed("mixed", "as fast as they come", None), mixed("mixed-paced", "150 MiB/s in all", 150),
     Case("half-load", "half-load", "Latency at half of nginx's saturation rate", runners.half_load,
          (POP, POP_MMTP, NGINX_HTTPS), {"connections": 64, "saturating": 64, "measure": "nginx-https"},
-         needs=("wrk", "load --rate"), seconds=4.0, overhead_s=1.4),
+         needs=("wrk", "load --rate"), seconds=4.0, rounds=9, overhead_s=1.2),
     over_link("cold", "Time to first answer over a poor network, new user", link.COLD, {}),
     over_link("returning", "Time to first answer over a poor network, returning user", link.RETURNING, {}),
     over_link("body", "100 KiB over a poor network, returning user", link.BODY,
