@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures Trunkline beside nginx and HAProxy, all on this machine: every case of the table in bench/cases.py, in about forty
-# minutes, or six with --quick. Writes bench-results/*.json and, after a full run, docs/BENCHMARKS.md with its charts.
+# minutes, or five with --quick. Writes bench-results/*.json and, after a full run, docs/BENCHMARKS.md with its charts.
 # Installs from Debian what is missing, and builds a release unless TRUNKLINE names one, or root has no cargo and it is built.
 #
 #   scripts/bench/run.sh                        everything
@@ -8,6 +8,7 @@
 #   scripts/bench/run.sh --list                 the cases, and how long each takes
 #   scripts/bench/run.sh --only small-64,bulk   some cases; --help tells the rest
 #   scripts/bench/run.sh --only small-64 --pop-config 'worker.batch_wait = "0s"'
+#   scripts/bench/run.sh --compare A B          how far the ratios of two runs are apart, from their results
 #
 # Cases over emulated links want root; without it they are skipped, which is told, and makes the exit code 1 unless
 # `--skip link` asked for it. As a user with sudo: cargo build --release && cargo build --release --example link, then

@@ -1,7 +1,7 @@
 """The command: chooses cases, measures them one after another, writes results and the report.
 
 Exit codes: 0 all that was asked for was measured; 1 a case was skipped, a contestant absent, with --strict a target missed, or
-with --compare a ratio apart by more than 10 %; 2 a wrong command line; 128 + n ended by signal n, with all it had started.
+with --compare a ratio more than 10 % apart; 2 a wrong command line; 128 + n ended by signal n, with all it had started.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from . import cases, machine, report, runners, stats, targets
+from .process import ENDINGS
 from .site import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,7 +28,7 @@ DESCRIPTORS_MIN = 18000
 def arguments_of(words: list) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench/run.sh", description="Trunkline beside nginx and HAProxy.")
     add = parser.add_argument
-    add("--quick", action="store_true", help="six minutes: short rounds and few, to see that everything works")
+    add("--quick", action="store_true", help="five minutes: short rounds and few, to see that everything works")
     add("--only", default="", metavar="CASE,…", help="these cases or groups of them")
     add("--skip", default="", metavar="CASE,…", help="all but these: what is left out so is not counted as failed")
     add("--strict", action="store_true", help="exit 1 for a missed target as well")
@@ -41,7 +42,7 @@ def arguments_of(words: list) -> argparse.Namespace:
         "quick/ with --quick and try/ with --rounds, --seconds, a configuration, or TRUNKLINE set")
     add("--report", action="store_true", help="measure nothing: write the report from the results that are there")
     add("--compare", nargs=2, type=Path, metavar="DIR",
-        help="measure nothing: compare the ratios of two runs; exit 1 beyond 10 %%")
+        help="measure nothing: compare the ratios of two runs, the furthest apart first; exit 1 beyond 10 %%")
     return parser.parse_args(words)
 
 
@@ -88,24 +89,24 @@ def pace_of(case: cases.Case, arguments: argparse.Namespace) -> tuple:
 def measure(case: cases.Case, arguments: argparse.Namespace, settings: Settings, instruments: set) -> dict:
     """The result of a case; one that cannot be measured says why."""
     seconds, rounds = pace_of(case, arguments)
-    run = runners.Run(settings, seconds, rounds, arguments.quick, instruments)
+    run = runners.Run(settings, seconds, rounds, arguments.quick)
     missing, skipped = missing_of(case, instruments), None
     began = time.monotonic()
     if missing:
         skipped = f"there is no {' and no '.join(missing)} here"
     else:
-        print(f"{case.name}: {case.title}; {rounds} rounds of {seconds:g} s")
+        print(f"{case.name}: {case.title}; {report.pace_text(rounds, seconds)}")
         try:
             case.runner(case, run)
         except runners.TROUBLES as trouble:
             skipped = runners.words_of(trouble)
     if skipped:
         print(f"SKIPPED {case.name}: {skipped}")
-    summary = stats.summary_of(run.samples)
     return {"case": case.name, "group": case.group, "title": case.title, "skipped": skipped,
-            "absent": run.absent, "again": run.again, "seconds": seconds, "rounds": rounds, "took_s": round(time.monotonic() - began, 1),
+            "absent": run.absent, "again": run.again, "seconds": seconds, "rounds": rounds,
+            "took_s": round(time.monotonic() - began, 1),
             "titles": {contestant.name: contestant.title for contestant in case.contestants},
-            "summary": summary, "targets": targets.judged(case.name, summary), "samples": run.samples}
+            "summary": stats.summary_of(run.samples), "targets": targets.judged(case.name, run.samples), "samples": run.samples}
 
 
 def measure_all(wanted: list, arguments: argparse.Namespace, settings: Settings, results: Path) -> list:
@@ -168,8 +169,7 @@ def raise_descriptor_limit() -> None:
 
 def end_by_signals() -> None:
     """Asked to end, or left by its terminal, everything that was started ends as well; asked again, that goes on."""
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-               if signal.getsignal(number) != signal.SIG_IGN]
+    numbers = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
 
     def end(number: int, _frame) -> None:
         for other in numbers:

@@ -44,46 +44,48 @@ class Case:
     contestants: tuple
     options: dict
     needs: tuple = ()
-    seconds: float = 3.0
-    rounds: int = 5
+    # Rather more turns than longer ones: a ratio is the median over rounds. Of an odd number of rounds one is the median.
+    seconds: float = 1.5
+    rounds: int = 9
     seconds_quick: float = 0.8
     rounds_quick: int = 1
     # What a turn takes beside its seconds, for the estimate.
-    overhead_s: float = 1.5
+    overhead_s: float = 0.6
     turns_per_contestant: int = 1
 
     def estimate_s(self, seconds: float, rounds: int) -> float:
         """About how long it takes, servers' start included."""
         turns = len(self.contestants) * self.turns_per_contestant * rounds
-        return 3.0 + turns * (seconds + self.overhead_s)
+        return 2.0 + turns * (seconds + self.overhead_s)
 
 
-def small(connections: int, rounds_quick: int = 1) -> Case:
+def small(connections: int) -> Case:
     return Case(f"small-{connections}", "small", f"Small requests, {connections} connections", runners.closed_loop,
-                SMALL, {"connections": connections}, needs=("wrk",), rounds_quick=rounds_quick,
-                overhead_s=1.5 + connections * 0.003)
+                SMALL, {"connections": connections}, needs=("wrk",),
+                overhead_s=0.5 + connections * 0.0017)
 
 
 def new(kind: str, words: str) -> Case:
     contestants = (POP, POP_MMTP, NGINX_HTTPS, HAPROXY_HTTP)
     return Case(f"new-{kind}", "new", f"New connections, {words}", runners.new_connections, contestants,
-                {"kind": kind}, needs=("load --handshake",), rounds=4, overhead_s=2.0)
+                {"kind": kind}, needs=("load --handshake",), overhead_s=0.75)
 
 
 def mixed(name: str, pace: str, downloads_per_s: int | None) -> Case:
     return Case(name, "mixed", f"Small requests beside downloads, {pace}", runners.mixed, (POP, POP_MMTP, NGINX_HTTPS),
                 {"connections": 16, "rate": 1000, "downloads": 4, "downloads_per_s": downloads_per_s},
-                needs=("wrk", "load --rate"), rounds=3, overhead_s=2.2, turns_per_contestant=len(runners.PHASES))
+                needs=("wrk", "load --rate"), seconds=2.0, rounds=7, overhead_s=0.7, turns_per_contestant=len(runners.PHASES))
 
 
 def over_link(name: str, title: str, contestants: tuple, options: dict, **pace) -> Case:
-    pace = {"seconds": 12.0, "rounds": 3, "seconds_quick": 3.0} | pace
+    # Round trips of 350 ms: first tickets before a turn, and what is under way after it, take seconds.
+    pace = {"seconds": 8.0, "rounds": 5, "seconds_quick": 2.0, "overhead_s": 5.5} | pace
     return Case(f"link-{name}", "link", title, link.over_link, contestants, {"profile": "p50", "connections": 16} | options,
-                needs=("load --handshake", "net.sh (which wants root)"), overhead_s=3.0, **pace)
+                needs=("load --handshake", "net.sh (which wants root)"), **pace)
 
 
 CASES = (
-    small(16), small(64, rounds_quick=2), small(256), small(1000),
+    small(16), small(64), small(256), small(1000),
     Case("mmtp-64x1", "mmtp", "MMTP requests, 64 connections, 1 outstanding", runners.closed_loop,
          (POP_MMTP, NGINX_HTTPS, NGINX_HTTPS_LOAD), {"connections": 64}, needs=("wrk", "load")),
     Case("mmtp-64x16", "mmtp", "MMTP requests, 64 connections, 16 outstanding", runners.closed_loop,
@@ -94,16 +96,16 @@ CASES = (
     new("full", "full handshake"), new("resumed", "resumed"), new("early", "early data"),
     Case("idle", "idle", "Idle connections", runners.idle, IDLE,
          {"connections": 15000, "connections_quick": 2000}, needs=("load --idle",), seconds=20.0, rounds=1,
-         seconds_quick=3.0, overhead_s=8.0),
+         seconds_quick=2.0, overhead_s=8.0),
     mixed("mixed", "as fast as they come", None), mixed("mixed-paced", "150 MiB/s in all", 150),
     Case("half-load", "half-load", "Latency at half of nginx's saturation rate", runners.half_load,
          (POP, POP_MMTP, NGINX_HTTPS), {"connections": 64, "saturating": 64, "measure": "nginx-https"},
-         needs=("wrk", "load --rate"), seconds=8.0, rounds=4),
-    over_link("cold", "Time to first answer over a poor network, new user", link.COLD, {}),
+         needs=("wrk", "load --rate"), seconds=4.0, overhead_s=1.2),
+    over_link("cold", "Time to first answer over a poor network, new user", link.COLD, {}, overhead_s=3.5),
     over_link("returning", "Time to first answer over a poor network, returning user", link.RETURNING, {}),
     over_link("body", "100 KiB over a poor network, returning user", link.BODY,
               # Two at a time: loss, not the link's rate, is then what their time depends on.
-              {"path": "100k", "connections": 2}, seconds=24.0, rounds=2, seconds_quick=6.0),
+              {"path": "100k", "connections": 2}, seconds=16.0, rounds=3, seconds_quick=4.0),
 )
 
 

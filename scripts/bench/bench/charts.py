@@ -49,6 +49,10 @@ def rect(kind: str, x: float, y: float, width: float) -> str:
     return f'<rect class="{kind}" x="{x}" y="{y:.1f}" width="{width:.1f}" height="{BAR_HEIGHT}" rx="2"/>'
 
 
+def spread_line(low: float, high: float, y: float) -> str:
+    return f'<line class="spread" x1="{low:.1f}" y1="{y:.1f}" x2="{high:.1f}" y2="{y:.1f}"/>'
+
+
 def frame(title: str, subtitle: str, height: float, parts: list) -> str:
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" '
             f'height="{height:.0f}" role="img" aria-label="{escape(title)}">')
@@ -84,24 +88,27 @@ def bar(y: float, label: str, words: str, spread: dict, scale: float) -> list:
     return [
         text(NAME_WIDTH - 8, middle + 4.5, words, "", "end"),
         rect(kind_of(label), NAME_WIDTH, y, length),
-        f'<line class="spread" x1="{low:.1f}" y1="{middle:.1f}" x2="{high:.1f}" y2="{middle:.1f}"/>',
+        spread_line(low, high, middle),
         text(max(high, NAME_WIDTH + length) + 8, middle + 4.5, told),
     ]
 
 
 def target_chart(title: str, subtitle: str, rows: list) -> str:
-    """Rows are (words, value, limit): each bar is the share of its limit, so that one line is the target of all."""
+    """Rows are (words, ratio, limit), ratios being spreads: each bar is the share of its limit, so that one line is the target of
+    all, and a line across its end shows the quartiles."""
     room = WIDTH - 400 - 180
-    scale = room / max([1.25, *(value / limit for _, value, limit in rows)])
+    scale = room / max([1.25, *(ratio["q3"] / limit for _, ratio, limit in rows)])
     parts, y = [], float(TOP)
-    for words, value, limit in rows:
-        middle = y + BAR_HEIGHT / 2
+    for words, ratio, limit in rows:
+        middle, value = y + BAR_HEIGHT / 2, ratio["median"]
+        low, high = (400 + ratio[end] / limit * scale for end in ("q1", "q3"))
         kind = "met" if value <= limit else "missed"
         told = f"{value:.2f} of {limit:.2f}" + ("" if value <= limit else ", missed")
         parts += [
             text(392, middle + 4.5, words, "", "end"),
             rect(kind, 400, y, value / limit * scale),
-            text(400 + max(value / limit, 1.0) * scale + 10, middle + 4.5, told),
+            spread_line(low, high, middle),
+            text(max(high, 400 + scale) + 10, middle + 4.5, told),
         ]
         y += BAR_HEIGHT + BAR_GAP + 2
     line = f'<line class="limit" x1="{400 + scale:.1f}" y1="{TOP - 6}" x2="{400 + scale:.1f}" y2="{y:.1f}"/>'

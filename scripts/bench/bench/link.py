@@ -9,9 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import template, tools
-from .runners import TROUBLES, Client, percentiles
-from .site import SetUpError, Site, nginx_command, wait_for
+from .runners import Client, load_client, percentiles, takers_of
+from .site import SetUpError, Site, wait_for
 
 NET = Path(__file__).resolve().parent.parent / "net.sh"
 POP_ADDRESS, DC_ADDRESS, DC_DIRECT_ADDRESS = "10.77.1.2", "10.77.2.2", "10.77.3.2"
@@ -76,10 +75,9 @@ class LinkedSite(Site):
             raise
         return self
 
-    def stop(self) -> None:
-        self.end_all()
+    def clear(self) -> None:
         subprocess.run([NET, "down"], env=self.environment, capture_output=True, check=False)
-        super().stop()
+        super().clear()
 
     def net(self, *words: str) -> str:
         done = subprocess.run([NET, *words], env=self.environment, capture_output=True, text=True, check=False)
@@ -99,38 +97,20 @@ class LinkedSite(Site):
         return subprocess.run(command, env=self.environment, capture_output=True, check=False).returncode == 0
 
     def start_servers(self) -> None:
-        origin = {"directory": self.directory, "address": "0.0.0.0", "origin_port": self.port("origin")}
-        path = self.write("origin.conf", template.render_peer("nginx-origin.conf", origin))
-        process = self.launch_in("dc", "origin", nginx_command(self.directory, path, "origin"))
-        wait_for(process, lambda: self.answers_in("dc", f"http://127.0.0.1:{self.port('origin')}/281"))
+        origin = self.launch_in("dc", "origin", self.origin_command("0.0.0.0"))
+        wait_for(origin, lambda: self.answers_in("dc", f"http://127.0.0.1:{self.port('origin')}/281"))
         self.start_nginx_in("dc", "nginx-direct", "127.0.0.1", "direct_https")
         self.start_nginx_in("pop", "nginx-pop", DC_ADDRESS, "nginx_https")
-        self.start_trunkline()
+        # The gateway's certificate holds names of loopback; the address here is another.
+        changes = {"pop": '[[backbone.gateway]]\nserver_name = "localhost"\n'}
+        commands = self.trunkline_commands("pop", "pop", POP_ADDRESS, DC_ADDRESS, changes)
+        self.launch_in("dc", "pop-gateway", commands["gateway"])
+        pop = self.launch_in("pop", "pop", commands["pop"])
+        wait_for(pop, lambda: self.answers_in("pop", f"http://127.0.0.1:{self.port('pop_admin')}/ready"))
 
     def start_nginx_in(self, place: str, name: str, origin_address: str, port: str) -> None:
-        values = {"directory": self.directory, "name": name, "address": "0.0.0.0", "origin_address": origin_address,
-                  "origin_port": self.port("origin"), "https_port": self.port(port),
-                  "stream_port": self.port(f"{name}_stream")}
-        path = self.write(f"{name}.conf", template.render_peer("nginx.conf", values))
-        process = self.launch_in(place, name, nginx_command(self.directory, path, name))
+        process = self.launch_in(place, name, self.nginx_command(name, port, "0.0.0.0", origin_address, {}))
         wait_for(process, lambda: self.answers_in(place, f"https://127.0.0.1:{self.port(port)}/281"))
-
-    def start_trunkline(self) -> None:
-        settings, admin = self.settings, self.port("pop_admin")
-        gateway = {"core": settings.other_core, "address": DC_ADDRESS, "gateway_port": self.port("gateway"),
-                   "origin_address": "127.0.0.1", "origin_port": self.port("origin"),
-                   "admin_port": self.port("gateway_admin")}
-        pop = {"core": settings.contestant_core, "address": POP_ADDRESS, "pop_port": self.port("pop"),
-               "gateway_address": DC_ADDRESS, "gateway_port": self.port("gateway"), "admin_port": admin}
-        # The gateway's certificate holds names of loopback; the address here is another.
-        name = '[[backbone.gateway]]\nserver_name = "localhost"\n'
-        gateway_path = self.write("gateway.toml", template.render_peer("gateway.toml", gateway, (settings.gateway_config,)))
-        pop_path = self.write("pop.toml", template.render_peer("pop.toml", pop, (name, settings.pop_config)))
-        self.check_config("gateway", gateway_path, settings.other_core)
-        self.check_config("pop", pop_path, settings.contestant_core)
-        self.launch_in("dc", "gateway", [settings.trunkline, "gateway", "--config", gateway_path])
-        process = self.launch_in("pop", "pop", [settings.trunkline, "pop", "--config", pop_path])
-        wait_for(process, lambda: self.answers_in("pop", f"http://127.0.0.1:{admin}/ready"))
 
 
 class PhoneClient(Client):
@@ -139,34 +119,23 @@ class PhoneClient(Client):
     error_share_max = ERROR_SHARE_MAX
     errors_tolerated = (UNFINISHED,)
 
-    def launched(self, command: list, **how):
-        return self.site.launch_in("phone", self.name, command, **how)
+    def launched(self, command: list):
+        return self.site.launch_in("phone", self.name, command, stdout=self.output)
 
 
-def phone_client(site: LinkedSite, way: Way, options: dict, seconds: float) -> Client:
+def link_turn(site: LinkedSite, way: Way, options: dict, seconds: float) -> tuple:
     """`connections` at a time: enough to count, too few to fill the link."""
-    path = options.get("path", "281")
     service = "pay/" if way.scheme == "mmtp" else ""
-    url = f"{way.scheme}://{way.address}:{site.port(way.port)}/{service}{path}"
-    report = site.directory / "client.json"
-    command = tools.load_command(site.settings.trunkline, url, site.ca, str(report), name="localhost",
-                                 connections=options["connections"], duration=f"{seconds:.0f}s", **dict(way.options))
-    return PhoneClient(site, command, tools.parse_load, report=report)
+    url = f"{way.scheme}://{way.address}:{site.port(way.port)}/{service}{options.get('path', '281')}"
+    with load_client(site, url, kind=PhoneClient, name="localhost", connections=options["connections"],
+                     duration=f"{seconds * 1000:.0f}ms", **dict(way.options)) as client:
+        reading = client.reading(seconds)
+    errors = dict(reading["errors"])
+    figures = percentiles(reading) | {"connections": reading["requests"], "unfinished": errors.pop(UNFINISHED, 0)}
+    return figures, errors
 
 
 def over_link(case, run) -> None:
     """New connections, one request each, from the phone: time to the first byte of the answer, and to its end."""
-    by_name = {way.name: way for way in case.contestants}
     with LinkedSite(run.settings, case.name, case.options["profile"]) as site:
-        for index, label in run.turns(list(by_name)):
-            try:
-                client = phone_client(site, by_name[label], case.options, run.seconds)
-                reading = client.reading(run.seconds)
-            except TROUBLES as trouble:
-                site.end("client")
-                run.fail(label, index, trouble)
-                continue
-            figures = percentiles(reading, "first_answer_micros", "first_answer_") | percentiles(reading)
-            errors = dict(reading["errors"])
-            figures |= {"connections": reading["requests"], "unfinished": errors.pop(UNFINISHED, 0)}
-            run.note(label, index, figures, errors)
+        run.take(takers_of(case), lambda _, way: link_turn(site, way, case.options, run.seconds))

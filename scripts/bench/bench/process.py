@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
 # Kind of a kernel clock: CPU time of a whole thread group as the scheduler counts it, in nanoseconds (CPUCLOCK_SCHED).
 CLOCK_OF_PROCESS = 2
-STOP_PATIENCE_S = 10.0
+# A POP whose clients have gone without a word drains for longer; nothing is measured of it any more.
+STOP_PATIENCE_S = 3.0
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ProcessEnded(Exception):
@@ -58,12 +61,6 @@ def cpu_ns(pid: int) -> int:
         except OSError:
             continue
     return spent
-
-
-def cpu_ticks(pid: int) -> int:
-    """utime + stime of one process in clock ticks, for checking `cpu_ns` against."""
-    fields = (PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()
-    return int(fields[11]) + int(fields[12])
 
 
 def parse_rollup(text: str) -> Memory:
@@ -119,18 +116,31 @@ class Process:
             self.stop()
             raise ProcessEnded(f"{self.name} was not done after {timeout_s:.0f} s: {self.tail()}") from None
 
+    def ask_to_end(self) -> None:
+        """Asks it and its descendants, unless it has ended."""
+        if self.popen.poll() is None:
+            for pid in tree_of(self.pid):
+                send(pid, signal.SIGTERM)
+
     def stop(self) -> None:
         """Ends it and its descendants, gently first."""
-        processes = tree_of(self.pid)
-        if self.popen.poll() is None:
-            for pid in processes:
-                send(pid, signal.SIGTERM)
+        self.ask_to_end()
         try:
             self.popen.wait(STOP_PATIENCE_S)
         except subprocess.TimeoutExpired:
             for pid in tree_of(self.pid):
                 send(pid, signal.SIGKILL)
             self.popen.wait()
+
+
+@contextmanager
+def undisturbed():
+    """Signals that end the bench wait until what is done here is done: half of an end leaves the other half behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def send(pid: int, number: int) -> None:

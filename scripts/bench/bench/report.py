@@ -2,9 +2,10 @@
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
-from . import cases, charts, machine, stats, template
+from . import cases, charts, machine, stats, targets, template
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "BENCHMARKS.template.md"
 NOT_MEASURED = "*Not measured.*"
@@ -15,6 +16,7 @@ LOSS_SHARE_MIN = 0.03
 FOREIGN_SHARE_MAX = 0.15
 # Ratios of two runs agree within this.
 AGREEMENT_SHARE = 0.10
+APART, APART_LIKE_ROUNDS = "  MORE THAN 10 %", ", no more than rounds of one run"
 
 # Per group of cases: columns of its table (metric, heading, how many micros or bytes a unit has), the first one is drawn.
 MICROS_MS = 1000.0
@@ -26,15 +28,15 @@ COLUMNS = {
     "mmtp": (CPU, CHAIN, RATE, ("p50_micros", "p50, ms", MICROS_MS), ("p99_micros", "p99, ms", MICROS_MS)),
     "bulk": (CPU, CHAIN, RATE),
     "new": (CPU, CHAIN, RATE, ("first_answer_p50_micros", "first answer p50, ms", MICROS_MS),
-            ("first_answer_p99_micros", "p99, ms", MICROS_MS)),
+            ("first_answer_p99_micros", "first answer p99, ms", MICROS_MS)),
     "idle": (("memory_bytes", "bytes of its own", 1.0), ("memory_pss_bytes", "with its share of shared memory", 1.0)),
     "mixed": (("p99_micros", "p99, ms", MICROS_MS), ("p50_micros", "p50, ms", MICROS_MS),
               ("bulk_mib_per_s", "downloads, MiB/s", 1.0)),
     "half-load": (("p99_micros", "p99, ms", MICROS_MS), ("p50_micros", "p50, ms", MICROS_MS),
                   ("p99.9_micros", "p99.9, ms", MICROS_MS), CPU, RATE),
     "link": (("first_answer_p50_micros", "first answer p50, ms", MICROS_MS),
-             ("first_answer_p90_micros", "p90, ms", MICROS_MS), ("p50_micros", "whole answer p50, ms", MICROS_MS),
-             ("p90_micros", "p90, ms", MICROS_MS), ("connections", "connections", 1.0)),
+             ("first_answer_p90_micros", "first answer p90, ms", MICROS_MS), ("p50_micros", "whole answer p50, ms", MICROS_MS),
+             ("p90_micros", "whole answer p90, ms", MICROS_MS), ("connections", "connections", 1.0)),
 }
 CHART_TITLES = {
     "small": ("CPU per small request", "µs of CPU of the proxy's process, 281-byte body; median (min–max), shorter is better"),
@@ -68,7 +70,9 @@ def results_in(directory: Path) -> dict:
     for case in cases.CASES:
         path = directory / f"{case.name}.json"
         if path.exists():
-            found[case.name] = json.loads(path.read_text())
+            result = json.loads(path.read_text())
+            # By the targets as they are now, whatever they were when it was measured.
+            found[case.name] = result | {"targets": targets.judged(case.name, result["samples"])}
     return found
 
 
@@ -80,6 +84,7 @@ def title_of(result: dict, label: str) -> str:
 
 
 def spread_text(spread: dict | None, unit: float) -> str:
+    """A figure with the least and the greatest of the rounds."""
     if not spread:
         return "–"
     told = charts.number(spread["median"] / unit)
@@ -88,22 +93,50 @@ def spread_text(spread: dict | None, unit: float) -> str:
     return told
 
 
+def ratio_text(ratio: dict | None) -> str:
+    """A ratio with the quartiles of the rounds."""
+    if not ratio:
+        return "not measured"
+    # A target of 0.12 wants a third digit.
+    tell = charts.number if ratio["median"] >= 1 else "{:.3f}".format
+    middle, low, high = (tell(ratio[part]) for part in ("median", "q1", "q3"))
+    return f"{middle} ({low}–{high})" if ratio["count"] > 1 else middle
+
+
+def pace_text(rounds: int, seconds: float) -> str:
+    return f"{rounds} round{'s' if rounds > 1 else ''} of {seconds:g} s"
+
+
 def drawn_metric(result: dict) -> tuple:
     """The column that a case is drawn and compared by."""
     columns = COLUMNS[result["group"]]
     return columns[2] if result["case"] == "link-body" else columns[0]
 
 
+def phase_of(label: str) -> str:
+    return label.partition(" ")[2]
+
+
+def shares_of(result: dict) -> dict:
+    """What the first contestant has of each other one in the same phase, paired by rounds: (label, other) to a spread."""
+    found, metric = {}, drawn_metric(result)[0]
+    labels = list(result["summary"])
+    name = labels[0].partition(" ")[0] if labels else ""
+    for other in labels:
+        label = " ".join(filter(None, (name, phase_of(other))))
+        ratio = stats.ratio_of(result["samples"], label, other, metric) if label != other else None
+        if ratio:
+            found[label, other] = asdict(ratio)
+    return found
+
+
 def rows_of(result: dict) -> tuple:
     """Headings and rows of a case's table; the last column is the first contestant's share of each."""
     summary = result["summary"]
     columns = [column for column in COLUMNS[result["group"]] if any(column[0] in figures for figures in summary.values())]
-    first, metric = next(iter(summary), None), drawn_metric(result)[0]
-    rows = []
-    for label, figures in summary.items():
-        ratio = stats.ratio_of(summary, first, label, metric) if label != first else None
-        rows.append([title_of(result, label), *(spread_text(figures.get(name), unit) for name, _, unit in columns),
-                     f"{ratio:.2f}" if ratio is not None else ""])
+    shares = {other: ratio_text(ratio) for (_, other), ratio in shares_of(result).items()}
+    rows = [[title_of(result, label), *(spread_text(figures.get(name), unit) for name, _, unit in columns), shares.get(label, "")]
+            for label, figures in summary.items()]
     return ["", *(heading for _, heading, _ in columns), "first / this"], rows
 
 
@@ -123,8 +156,7 @@ def verdict_word(verdict: dict) -> str:
 
 
 def verdict_text(result: dict, verdict: dict) -> str:
-    value = "not measured" if verdict["value"] is None else f"{verdict['value']:.3f}"
-    return (f"{title_of(result, verdict['label'])} / {title_of(result, verdict['other'])}: {value}, "
+    return (f"{title_of(result, verdict['label'])} / {title_of(result, verdict['other'])}: {ratio_text(verdict['ratio'])}, "
             f"at most {verdict['limit']:.2f}")
 
 
@@ -174,7 +206,7 @@ def again_of(result: dict) -> list:
 
 def case_markdown(result: dict) -> str:
     """A case's table with what a reader must know about it."""
-    parts = [f"**{result['title']}** (`--only {result['case']}`, {result['rounds']} rounds of {result['seconds']:g} s)", ""]
+    parts = [f"**{result['title']}** (`--only {result['case']}`, {pace_text(result['rounds'], result['seconds'])})", ""]
     if result["skipped"]:
         return "\n".join([*parts, f"Skipped: {result['skipped']}."])
     parts.append(markdown(*rows_of(result)))
@@ -200,9 +232,8 @@ def targets_markdown(results: dict) -> str:
     rows = []
     for result in results.values():
         for verdict in result["targets"]:
-            value = "not measured" if verdict["value"] is None else f"{verdict['value']:.2f}"
             rows.append([str(verdict["point"]), result["title"], title_of(result, verdict["label"]),
-                         title_of(result, verdict["other"]), COLUMN_WORDS[verdict["metric"]], value,
+                         title_of(result, verdict["other"]), COLUMN_WORDS[verdict["metric"]], ratio_text(verdict["ratio"]),
                          f"{verdict['limit']:.2f}", {True: "met", False: "**missed**", None: "–"}[verdict["met"]]])
     if not rows:
         return NOT_MEASURED
@@ -236,21 +267,19 @@ def losses_of(result: dict) -> list:
 
 def loss(result: dict, label: str, metric: str, words: str) -> list:
     """One line if the best of the others of the same phase is better."""
-    summary, phase = result["summary"], label.partition(" ")[2]
-    others = {other: stats.median_of(summary, other, metric) for other in summary
-              if not other.startswith("pop") and other.partition(" ")[2] == phase}
-    others = {other: value for other, value in others.items() if value}
-    own = stats.median_of(summary, label, metric)
-    if not others or not own:
-        return []
-    best = (max if metric in GAINS else min)(others, key=others.get)
-    behind = others[best] / own if metric in GAINS else own / others[best]
-    if behind <= 1 + LOSS_SHARE_MIN:
+    summary, behind = result["summary"], {}
+    for other in summary:
+        if not other.startswith("pop") and phase_of(other) == phase_of(label):
+            pair = (other, label) if metric in GAINS else (label, other)
+            ratio = stats.ratio_of(result["samples"], *pair, metric)
+            behind |= {other: ratio.median} if ratio else {}
+    best = max(behind, key=behind.get, default=None)
+    if best is None or behind[best] <= 1 + LOSS_SHARE_MIN:
         return []
     unit = next(unit for name, _, unit in COLUMNS[result["group"]] if name == metric)
-    told = (f"- {result['title']}: {title_of(result, label)}, {words}: {charts.number(own / unit)}; "
-            f"{title_of(result, best)}: {charts.number(others[best] / unit)} ({behind:.2f} times better)")
-    return [told]
+    own, others = (charts.number(stats.median_of(summary, name, metric) / unit) for name in (label, best))
+    return [f"- {result['title']}: {title_of(result, label)}, {words}: {own}; {title_of(result, best)}: {others} "
+            f"({behind[best]:.2f} times better)"]
 
 
 def losses_markdown(results: dict) -> str:
@@ -302,10 +331,10 @@ def chart_of(results: dict, group: str) -> str | None:
 
 
 def targets_chart(results: dict) -> str | None:
-    rows = [(f"{result['case']}: {verdict['label']} / {verdict['other']}", verdict["value"], verdict["limit"])
-            for result in results.values() for verdict in result["targets"] if verdict["value"] is not None]
-    return charts.target_chart("Targets", "each ratio as a share of what it may be at most; the line is the target",
-                               rows) if rows else None
+    rows = [(f"{result['case']}: {verdict['label']} / {verdict['other']}", verdict["ratio"], verdict["limit"])
+            for result in results.values() for verdict in result["targets"] if verdict["ratio"]]
+    return charts.target_chart("Targets", "each ratio, with quartiles of rounds, as a share of what it may be at most; the line is "
+                               "the target", rows) if rows else None
 
 
 def write(results_directory: Path, docs: Path, root: Path) -> Path:
@@ -330,17 +359,11 @@ def write(results_directory: Path, docs: Path, root: Path) -> Path:
 
 
 def ratios_in(directory: Path) -> dict:
-    """Ratio of the first contestant to every other, by case and label, and of every target."""
+    """Paired ratios of the first contestant to every other, and of every target, by case and labels."""
     found = {}
     for name, result in results_in(directory).items():
-        first, metric = next(iter(result["summary"]), None), drawn_metric(result)[0]
-        for label in list(result["summary"])[1:]:
-            ratio = stats.ratio_of(result["summary"], first, label, metric)
-            if ratio is not None:
-                found[f"{name}: {first} / {label}"] = ratio
-        for verdict in result["targets"]:
-            if verdict["value"] is not None:
-                found[f"{name}: {verdict['label']} / {verdict['other']}"] = verdict["value"]
+        judged = {(verdict["label"], verdict["other"]): verdict["ratio"] for verdict in result["targets"] if verdict["ratio"]}
+        found |= {f"{name}: {label} / {other}": ratio for (label, other), ratio in (shares_of(result) | judged).items()}
     return found
 
 
@@ -375,14 +398,26 @@ def outcome_text(outcome: dict) -> str:
 
 
 def comparison(one: Path, two: Path) -> tuple:
-    """How far the ratios of two runs are apart, in words; and whether all that both have agree. Runs without a ratio in
-    common agree in nothing."""
+    """How far the ratios of two runs are apart, in words, the furthest first; and whether all that both have agree. Runs
+    without a ratio in common agree in nothing."""
     first, second = ratios_in(one), ratios_in(two)
-    lines, agree = [f"{'ratio':50} {'first':>7} {'second':>7}  difference"], bool(set(first) & set(second))
-    for name in first:
-        if name in second:
-            difference = second[name] / first[name] - 1
-            mark = "" if abs(difference) <= AGREEMENT_SHARE else "  MORE THAN 10 %"
-            agree = agree and not mark
-            lines.append(f"{name:50} {first[name]:7.3f} {second[name]:7.3f}  {difference:+.1%}{mark}")
-    return "\n".join(lines), agree
+    both = {name: apart_of(first[name], second[name]) for name in first if name in second}
+    width = max(map(len, both), default=0)
+    lines = [f"{'ratio':{width}} {'first':>7} {'second':>7} {'apart':>8} {'rounds':>8}"]
+    for name, (difference, within) in sorted(both.items(), key=lambda entry: -abs(entry[1][0])):
+        mark = APART + (APART_LIKE_ROUNDS if within >= abs(difference) else "") if abs(difference) > AGREEMENT_SHARE else ""
+        medians = (f"{ratios[name]['median']:7.3f}" for ratios in (first, second))
+        lines.append(f"{name:{width}} {' '.join(medians)} {difference:+8.1%} {within:8.1%}{mark}")
+    lines += [f"only in the {word}: {name}" for word, these, others in (("first", first, second), ("second", second, first))
+              for name in these if name not in others]
+    apart = [pair for pair in both.values() if abs(pair[0]) > AGREEMENT_SHARE]
+    scattered = sum(within >= abs(difference) for difference, within in apart)
+    lines.append(f"{len(both)} ratios; more than {AGREEMENT_SHARE * 100:.0f} % apart are {len(apart)}, of which {scattered} by no more "
+                 "than rounds of one run\nrounds: how wide the middle half of a run's rounds is, in the run where it is wider")
+    return "\n".join(lines), bool(both) and not apart
+
+
+def apart_of(one: dict, two: dict) -> tuple:
+    """By which share the second is more than the first, and how wide the middle half of the rounds is in the run where it is
+    wider, as a share of its median."""
+    return two["median"] / one["median"] - 1, max((ratio["q3"] - ratio["q1"]) / ratio["median"] for ratio in (one, two))

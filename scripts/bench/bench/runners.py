@@ -1,13 +1,15 @@
 """How each kind of case is measured. A runner gets a case and a run, and gives samples: label, round, figures, errors.
 
-CPU per request is read in a window in the middle of the client's run: handshakes of the first connections and the end of
-the last are outside. Requests are counted at the origin, by the same counter whatever the client and the contestant.
+CPU per request is read in a window of the client's run: handshakes of the first connections are before it, and the client is
+told to end after it, so that no turn waits for a clock. Requests are counted at the origin, by the same counter whatever the
+client and the contestant.
 """
 
 import http.client
 import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,10 +17,20 @@ from . import charts, machine, stats, template, tools
 from .process import ProcessEnded, cpu_ns, memory_of
 from .site import Contestant, Settings, SetUpError, Site
 
-# A client is started this much longer than what is read of it, and in a closed loop for each connection this much more: of
-# wrk and h2load the clock starts before their connections stand.
-SLACK_S = 0.7
-SLACK_CONNECTION_S = 0.002
+# How long a client would run if it were not told to end, as it is once its window has been read.
+CLIENT_DURATION_MAX = "2m"
+# From the first request to the window, and for each connection beside: handshakes of all at once take their time before the
+# last connection stands, about a millisecond each with both ends on slow cores.
+WARM_S, WARM_CONNECTION_S = 0.3, 0.0015
+# New connections come all the time: what has to settle is the first tickets, and the pool of connections to the origin.
+WARM_NEW_S = 0.5
+# h2load goes by its clock, which starts before its connections stand: it runs this much longer than what is read of it, and
+# for each connection this much more.
+SLACK_S, SLACK_CONNECTION_S = 0.6, 0.002
+# How long nginx is saturated to know what half of that is.
+SATURATION_S = 1.5
+# Downloads are under way for so long before small requests are beside them.
+BULK_LEAD_S = 0.5
 # What a client may take beyond its duration to start and to end.
 CLIENT_PATIENCE_S = 40.0
 # How often a turn is tried: a machine may stumble once.
@@ -50,7 +62,6 @@ class Run:
     seconds: float
     rounds: int
     quick: bool
-    instruments: set
     say: object = print
     samples: list = field(default_factory=list)
     absent: dict = field(default_factory=dict)
@@ -88,6 +99,17 @@ class Run:
             self.retake(label, index, words_of(reason))
         else:
             self.drop(label, reason)
+
+    def take(self, takers: dict, turn) -> None:
+        """Turns of all takers, by label. `turn` gets the round and the taker, and gives figures and errors; what goes wrong in
+        it is the taker's trouble."""
+        for index, label in self.turns(list(takers)):
+            try:
+                figures, errors = turn(index, takers[label])
+            except TROUBLES as trouble:
+                self.fail(label, index, trouble)
+            else:
+                self.note(label, index, figures, errors)
 
     def turns(self, labels: list):
         """Who is measured when; those that were dropped miss their turns."""
@@ -150,21 +172,28 @@ def busy_s(before: Reading, after: Reading, core: int) -> float:
 
 
 class Client:
-    """A client at work, on the other core."""
+    """A client at work, on the other core. Used as a context: it ends with it, whatever happened."""
 
     error_share_max = ERROR_SHARE_MAX
     errors_tolerated = ()
 
-    def __init__(self, site: Site, command: list, parse, name: str = "client", report: Path | None = None, **how):
-        self.name, self.output = name, site.directory / f"{name}.out"
+    def __init__(self, site: Site, command: list, parse, name: str = "client", report: Path | None = None,
+                 goes_by_clock: bool = False):
+        self.name, self.output, self.goes_by_clock = name, site.directory / f"{name}.out", goes_by_clock
         self.report = report or self.output
         for path in (self.output, self.report, site.directory / f"{name}.log"):
             path.unlink(missing_ok=True)
         self.site, self.parse = site, parse
-        self.process = self.launched(command, stdout=self.output, **how)
+        self.process = self.launched(command)
 
-    def launched(self, command: list, **how):
-        return self.site.launch(self.name, command, self.site.settings.other_core, **how)
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.site.end(self.name)
+
+    def launched(self, command: list):
+        return self.site.launch(self.name, command, self.site.settings.other_core, stdout=self.output)
 
     def await_requests(self, count: int) -> None:
         """Until so many requests have arrived at the origin."""
@@ -175,10 +204,18 @@ class Client:
                 raise ProcessEnded(f"no {count} requests at the origin in {ARRIVAL_PATIENCE_S:.0f} s: {self.process.tail()}")
             time.sleep(0.02)
 
-    def reading(self, seconds: float) -> dict:
+    def finish(self) -> dict:
+        """What it says when it is told that it is enough; wrk and load then tell what they have seen so far."""
+        if self.process.popen.poll() == 0:
+            raise ProcessEnded("the client was done before it was told to be: the machine is too busy")
+        self.process.check()
+        if not self.goes_by_clock:
+            self.process.popen.send_signal(signal.SIGINT)
+        return self.reading()
+
+    def reading(self, seconds: float = 0.0) -> dict:
         """What it says when it is done. An exit code above 1 means that it could not run; too many errors void its turn."""
         code = self.process.wait(seconds + CLIENT_PATIENCE_S)
-        self.site.processes.pop(self.name, None)
         if code not in (0, 1):
             raise ProcessEnded(f"{self.process.command[0]} has ended with {code}: {self.process.tail()}")
         reading = self.parse(self.report.read_text())
@@ -195,31 +232,48 @@ def check_errors(reading: dict, share_max: float = ERROR_SHARE_MAX, tolerated: t
         raise TurnVoid(f"{count} errors beside {reading['requests']} good answers, more than {share_max:.1%}: {told}")
 
 
-def load_client(site: Site, url: str, name: str = "client", **options) -> Client:
-    report = site.directory / f"{name}.json"
-    command = tools.load_command(site.settings.trunkline, url, site.ca, str(report), **options)
-    return Client(site, command, tools.parse_load, name, report)
+def load_client(site: Site, url: str, process: str = "client", kind=Client, **options) -> Client:
+    """Options are those of `trunkline load`."""
+    report = site.directory / f"{process}.json"
+    command = tools.load_command(site.settings.trunkline, url, site.ca, str(report),
+                                 **{"duration": CLIENT_DURATION_MAX} | options)
+    return kind(site, command, tools.parse_load, process, report)
 
 
-def percentiles(reading: dict, source: str = "latency_micros", prefix: str = "") -> dict:
+def wrk_client(site: Site, url: str, connections: int, process: str = "client") -> Client:
+    return Client(site, tools.wrk_command(url, connections, CLIENT_DURATION_MAX), tools.parse_wrk, process)
+
+
+def percentiles(reading: dict) -> dict:
     """The ones that go into a summary, where the tool tells them."""
-    told = reading.get(source) or {}
-    wanted = ("p50", "p90", "p99", "p99.9")
-    return {f"{prefix}{name}_micros": told[name] for name in wanted if told.get(name) is not None}
+    figures = {}
+    for source, prefix in (("latency_micros", ""), ("first_answer_micros", "first_answer_")):
+        told = reading.get(source) or {}
+        figures |= {f"{prefix}{name}_micros": told[name] for name in ("p50", "p90", "p99", "p99.9") if told.get(name) is not None}
+    return figures
 
 
-def windowed(site: Site, contestant: Contestant, client: Client, arrived: int, warm_s: float, seconds: float) -> tuple:
-    """Figures of a window of the client's run, and its reading."""
-    client.await_requests(arrived + 1)
-    time.sleep(warm_s)
-    before = read(site, contestant)
-    time.sleep(seconds)
-    after = read(site, contestant)
-    if client.process.popen.poll() == 0:
-        raise ProcessEnded("the client was done before the end of the window: the machine is too busy")
-    client.process.check()
-    reading = client.reading(SLACK_S + seconds)
-    return figures_between(before, after, site.settings.contestant_core, site.settings.other_core), reading
+def windowed(site: Site, contestant: Contestant, make_client, warm_s: float, seconds: float) -> tuple:
+    """A turn: figures of a window of a client's run with its percentiles, and its errors."""
+    arrived = site.origin_requests()
+    with make_client() as client:
+        client.await_requests(arrived + 1)
+        time.sleep(warm_s)
+        before = read(site, contestant)
+        time.sleep(seconds)
+        after = read(site, contestant)
+        reading = client.finish()
+    figures = figures_between(before, after, site.settings.contestant_core, site.settings.other_core)
+    return figures | percentiles(reading), reading["errors"]
+
+
+def load_turn(site: Site, contestant: Contestant, warm_s: float, seconds: float, **options) -> tuple:
+    """A turn of `trunkline load` that asks for the small body."""
+    return windowed(site, contestant, lambda: load_client(site, site.url(contestant), **options), warm_s, seconds)
+
+
+def takers_of(case) -> dict:
+    return {contestant.name: contestant for contestant in case.contestants}
 
 
 def start_all(site: Site, run: Run, contestants: tuple) -> None:
@@ -239,55 +293,31 @@ def closed_loop_client(site: Site, case, contestant: Contestant, seconds: float)
     connections, outstanding = case.options["connections"], case.options.get("outstanding", 1)
     url = site.url(contestant, case.options.get("path", "281"))
     if contestant.scheme == "mmtp" or contestant.is_asked_by_load:
-        return load_client(site, url, connections=connections, outstanding=outstanding,
-                           duration=f"{seconds:.1f}s")
+        return load_client(site, url, connections=connections, outstanding=outstanding)
     if outstanding > 1:
-        return Client(site, tools.h2load_command(url, connections, outstanding, seconds), tools.parse_h2load)
-    return Client(site, tools.wrk_command(url, connections, seconds), tools.parse_wrk)
+        duration_s = seconds + SLACK_S + connections * SLACK_CONNECTION_S
+        return Client(site, tools.h2load_command(url, connections, outstanding, duration_s), tools.parse_h2load,
+                      goes_by_clock=True)
+    return wrk_client(site, url, connections)
 
 
 def closed_loop(case, run: Run) -> None:
     """Every connection asks again once it is answered."""
-    by_name = {contestant.name: contestant for contestant in case.contestants}
-    # So many handshakes at once take their time before the last connection stands.
-    warm_s = 0.5 + case.options["connections"] * 0.0015
-    duration_s = warm_s + run.seconds + SLACK_S + case.options["connections"] * SLACK_CONNECTION_S
+    warm_s = WARM_S + case.options["connections"] * WARM_CONNECTION_S
     with Site(run.settings, case.name) as site:
         start_all(site, run, case.contestants)
-        for index, label in run.turns(list(by_name)):
-            contestant = by_name[label]
-            try:
-                arrived = site.origin_requests()
-                client = closed_loop_client(site, case, contestant, duration_s)
-                figures, reading = windowed(site, contestant, client, arrived, warm_s, run.seconds)
-            except TROUBLES as trouble:
-                site.end("client")
-                run.fail(label, index, trouble)
-                continue
-            run.note(label, index, figures | percentiles(reading), reading["errors"])
+        run.take(takers_of(case), lambda _, contestant: windowed(
+            site, contestant, lambda: closed_loop_client(site, case, contestant, warm_s + run.seconds), warm_s, run.seconds))
 
 
 # ---- new connections ----
 
 def new_connections(case, run: Run) -> None:
     """Connect, handshake of one kind, one request, close; a few at a time."""
-    by_name = {contestant.name: contestant for contestant in case.contestants}
-    kind, warm_s = case.options["kind"], 1.0
     with Site(run.settings, case.name) as site:
         start_all(site, run, case.contestants)
-        for index, label in run.turns(list(by_name)):
-            contestant, duration_s = by_name[label], warm_s + run.seconds + SLACK_S
-            try:
-                arrived = site.origin_requests()
-                client = load_client(site, site.url(contestant), handshake=kind, connections=NEWCOMERS_AT_A_TIME,
-                                     duration=f"{duration_s:.1f}s")
-                figures, reading = windowed(site, contestant, client, arrived, warm_s, run.seconds)
-            except TROUBLES as trouble:
-                site.end("client")
-                run.fail(label, index, trouble)
-                continue
-            figures |= percentiles(reading, "first_answer_micros", "first_answer_")
-            run.note(label, index, figures, reading["errors"])
+        run.take(takers_of(case), lambda _, contestant: load_turn(
+            site, contestant, WARM_NEW_S, run.seconds, handshake=case.options["kind"], connections=NEWCOMERS_AT_A_TIME))
 
 
 # ---- idle connections ----
@@ -295,17 +325,12 @@ def new_connections(case, run: Run) -> None:
 def idle(case, run: Run) -> None:
     """Memory of connections that have asked once and stay: a fresh process each, warmed up by some that come and go."""
     connections = case.options["connections_quick" if run.quick else "connections"]
-    rest_s = 1.5 if run.quick else 10.0
-    by_name = {contestant.name: contestant for contestant in case.contestants}
-    for index, label in run.turns(list(by_name)):
+
+    def turn(_, contestant: Contestant) -> tuple:
         with Site(run.settings, case.name) as site:
-            try:
-                figures, errors = idle_figures(site, by_name[label], connections, rest_s)
-            except TROUBLES as trouble:
-                site.end("client")
-                run.fail(label, index, trouble)
-                continue
-            run.note(label, index, figures, errors)
+            return idle_figures(site, contestant, connections, run.seconds / 2)
+
+    run.take(takers_of(case), turn)
 
 
 def idle_figures(site: Site, contestant: Contestant, connections: int, rest_s: float) -> tuple:
@@ -313,15 +338,12 @@ def idle_figures(site: Site, contestant: Contestant, connections: int, rest_s: f
     warm_up(site, contestant)
     time.sleep(rest_s)
     before, arrived = memory_of(server.pid), site.origin_requests()
-    # Held until it is told to wake them.
-    client = load_client(site, site.url(contestant), idle=True, connections=connections, duration="10m")
-    client.await_requests(arrived + connections)
-    time.sleep(rest_s)
-    after = memory_of(server.pid)
-    client.process.check()
-    # All that is held asks again, and then the client ends.
-    client.process.popen.send_signal(signal.SIGTERM)
-    reading = client.reading(0.0)
+    with load_client(site, site.url(contestant), idle=True, connections=connections, duration="10m") as client:
+        client.await_requests(arrived + connections)
+        time.sleep(rest_s)
+        after = memory_of(server.pid)
+        # All that is held asks again, and then the client ends.
+        reading = client.finish()
     figures = {"memory_bytes": (after.anonymous - before.anonymous) / connections,
                "memory_pss_bytes": (after.whole - before.whole) / connections}
     return figures, reading["errors"]
@@ -329,39 +351,33 @@ def idle_figures(site: Site, contestant: Contestant, connections: int, rest_s: f
 
 def warm_up(site: Site, contestant: Contestant) -> None:
     """What a process makes once, and keeps, is not what a connection costs."""
-    load_client(site, site.url(contestant), handshake="full", connections=NEWCOMERS_AT_A_TIME, duration="1s").reading(1.0)
+    with load_client(site, site.url(contestant), handshake="full", connections=NEWCOMERS_AT_A_TIME, duration="1s") as client:
+        client.reading()
 
 
 # ---- open loop ----
 
 def half_load(case, run: Run) -> None:
-    """Latency of all at half of the rate at which nginx is saturated, from the intended start of each request."""
-    by_name = {contestant.name: contestant for contestant in case.contestants}
-    connections = case.options["connections"]
+    """Latency of all at half of the rate at which nginx is saturated in the same round, from the intended start of each
+    request. A rate that is measured once would be another share of what the machine can do in every round."""
+    contestants, rates = takers_of(case), {}
     with Site(run.settings, case.name) as site:
         start_all(site, run, case.contestants)
-        rate = round(saturation(site, run, by_name[case.options["measure"]], case.options["saturating"]) / 2)
-        run.say(f"  half of saturation: {rate} requests/s")
-        for index, label in run.turns(list(by_name)):
-            contestant, warm_s = by_name[label], 0.5
-            try:
-                arrived = site.origin_requests()
-                client = load_client(site, site.url(contestant), connections=connections, rate=rate,
-                                     duration=f"{warm_s + run.seconds + SLACK_S:.1f}s")
-                figures, reading = windowed(site, contestant, client, arrived, warm_s, run.seconds)
-            except TROUBLES as trouble:
-                site.end("client")
-                run.fail(label, index, trouble)
-                continue
-            figures |= percentiles(reading) | {"rate_per_s": rate}
-            run.note(label, index, figures, reading["errors"])
+
+        def turn(index: int, contestant: Contestant) -> tuple:
+            if index not in rates:
+                rates[index] = round(saturation(site, contestants[case.options["measure"]], case.options["saturating"]) / 2)
+            figures, errors = load_turn(site, contestant, WARM_S, run.seconds,
+                                        connections=case.options["connections"], rate=rates[index])
+            return figures | {"rate_per_s": rates[index]}, errors
+
+        run.take(contestants, turn)
 
 
-def saturation(site: Site, run: Run, contestant: Contestant, connections: int) -> float:
+def saturation(site: Site, contestant: Contestant, connections: int) -> float:
     """Requests per second that wrk gets in closed loop."""
-    arrived = site.origin_requests()
-    command = tools.wrk_command(site.url(contestant), connections, 0.5 + run.seconds + SLACK_S)
-    figures, _ = windowed(site, contestant, Client(site, command, tools.parse_wrk), arrived, 0.5, run.seconds)
+    url = site.url(contestant)
+    figures, _ = windowed(site, contestant, lambda: wrk_client(site, url, connections), WARM_S, SATURATION_S)
     return figures["requests_per_s"]
 
 
@@ -374,53 +390,36 @@ PHASES = ("quiet", "with bulk elsewhere", "beside bulk")
 
 def mixed(case, run: Run) -> None:
     """Latency of small requests at a fixed rate with and without downloads beside them."""
-    by_name = {f"{contestant.name} {phase}": (contestant, phase)
-               for contestant in case.contestants for phase in PHASES}
+    takers = {f"{contestant.name} {phase}": (contestant, phase) for contestant in case.contestants for phase in PHASES}
     with Site(run.settings, case.name) as site:
         start_all(site, run, case.contestants)
-        for contestant in case.contestants:
-            if contestant.name in run.absent:
-                run.absent |= {f"{contestant.name} {phase}": run.absent[contestant.name] for phase in PHASES}
-        for index, label in run.turns(list(by_name)):
-            contestant, phase = by_name[label]
-            try:
-                figures, errors = mixed_figures(site, case, run, contestant, phase)
-            except TROUBLES as trouble:
-                run.fail(label, index, trouble)
-                continue
-            finally:
-                site.end("client")
-                site.end("bulk")
-            run.note(label, index, figures, errors)
+        for name, reason in list(run.absent.items()):
+            run.absent |= {f"{name} {phase}": reason for phase in PHASES}
+        run.take(takers, lambda _, taker: mixed_turn(site, case, run.seconds, *taker))
 
 
-def mixed_figures(site: Site, case, run: Run, contestant: Contestant, phase: str) -> tuple:
-    bulk, duration_s = None, run.seconds + 2.5
-    if phase != PHASES[0]:
-        url = site.origin_url("1m") if phase == PHASES[1] else bulk_url(site, contestant)
-        bulk = bulk_client(site, case, url, duration_s)
-        time.sleep(1.0)
-    client = load_client(site, site.url(contestant), connections=case.options["connections"],
-                         rate=case.options["rate"], duration=f"{run.seconds:.1f}s")
-    reading = client.reading(run.seconds)
-    figures, errors = percentiles(reading), dict(reading["errors"])
-    if bulk:
-        downloads = bulk.reading(duration_s)
-        figures["bulk_mib_per_s"] = downloads["requests"] / downloads["seconds"]
-        errors |= {f"bulk {kind}": count for kind, count in downloads["errors"].items()}
+def mixed_turn(site: Site, case, seconds: float, contestant: Contestant, phase: str) -> tuple:
+    with bulk_client(site, case, contestant, phase) as bulk:
+        if bulk:
+            time.sleep(BULK_LEAD_S)
+        with load_client(site, site.url(contestant), connections=case.options["connections"],
+                         rate=case.options["rate"], duration=f"{seconds * 1000:.0f}ms") as client:
+            reading = client.reading(seconds)
+        figures, errors = percentiles(reading), dict(reading["errors"])
+        if bulk:
+            downloads = bulk.finish()
+            figures["bulk_mib_per_s"] = downloads["requests"] / downloads["seconds"]
+            errors |= {f"bulk {kind}": count for kind, count in downloads["errors"].items()}
     return figures, errors
 
 
-def bulk_client(site: Site, case, url: str, duration_s: float) -> Client:
-    """Downloads of 1 MiB: as fast as they come with wrk, or so many per second."""
+def bulk_client(site: Site, case, contestant: Contestant, phase: str):
+    """Downloads of 1 MiB, as fast as they come with wrk, or so many per second; a context of None where nothing is beside.
+    They go over https: through a POP, as a tunnel beside whatever the small requests speak."""
+    if phase == PHASES[0]:
+        return nullcontext()
+    url = site.origin_url("1m") if phase == PHASES[1] else f"https://localhost:{site.port(contestant.port)}/1m"
     downloads, rate = case.options["downloads"], case.options["downloads_per_s"]
     if rate is None:
-        return Client(site, tools.wrk_command(url, downloads, duration_s), tools.parse_wrk, name="bulk")
-    return load_client(site, url, name="bulk", connections=downloads, rate=rate, duration=f"{duration_s:.1f}s")
-
-
-def bulk_url(site: Site, contestant: Contestant) -> str:
-    """Downloads go over https: through a POP, as a tunnel beside whatever the small requests speak."""
-    return f"https://localhost:{site.port(contestant.port)}/1m"
-
-
+        return wrk_client(site, url, downloads, "bulk")
+    return load_client(site, url, "bulk", connections=downloads, rate=rate)

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import template, tools
-from .process import Process
+from .process import Process, undisturbed
 
 READY_PATIENCE_S = 15.0
 # Outside the range from which the kernel takes the ports of connections.
 PORT_MIN, PORT_MAX = 12000, 27000
 SUITE = "TLS_AES_128_GCM_SHA256"
-FILES = {"281": 281, "index.html": 281, "100k": 100 << 10, "1m": 1 << 20}
+FILES = {"281": 281, "100k": 100 << 10, "1m": 1 << 20}
 
 
 class SetUpError(Exception):
@@ -86,13 +86,17 @@ class Site:
     def __exit__(self, *_):
         self.stop()
 
-    def end_all(self) -> None:
-        """Clients first, the origin last."""
-        for name in list(self.processes)[::-1]:
-            self.end(name)
-
     def stop(self) -> None:
-        self.end_all()
+        with undisturbed():
+            # All at once first: who drains does so beside the others.
+            for process in self.processes.values():
+                process.ask_to_end()
+            for name in list(self.processes)[::-1]:
+                self.end(name)
+            self.clear()
+
+    def clear(self) -> None:
+        """What is left of it when its processes have ended."""
         if self.settings.keep:
             kept = self.settings.keep / self.case
             kept.mkdir(parents=True, exist_ok=True)
@@ -149,10 +153,7 @@ class Site:
             process.stop()
 
     def start_origin(self) -> None:
-        text = template.render_peer("nginx-origin.conf", {
-            "directory": self.directory, "address": "127.0.0.1", "origin_port": self.port("origin")})
-        path = self.write("origin.conf", text)
-        process = self.launch("origin", nginx_command(self.directory, path, "origin"), self.settings.other_core)
+        process = self.launch("origin", self.origin_command("127.0.0.1"), self.settings.other_core)
         wait_for(process, lambda: accepts(self.port("origin")))
 
     def start(self, contestant: Contestant) -> Process:
@@ -172,10 +173,8 @@ class Site:
     def start_nginx(self, contestant: Contestant) -> None:
         name = contestant.server
         https, stream = self.port(f"{name}_https"), self.port(f"{name}_stream")
-        values = {"directory": self.directory, "name": name, "address": "127.0.0.1", "origin_address": "127.0.0.1",
-                  "origin_port": self.port("origin"), "https_port": https, "stream_port": stream}
-        path = self.write(f"{name}.conf", template.render_peer("nginx.conf", values | dict(contestant.changes)))
-        process = self.launch(name, nginx_command(self.directory, path, name), self.settings.contestant_core)
+        command = self.nginx_command(name, f"{name}_https", "127.0.0.1", "127.0.0.1", dict(contestant.changes))
+        process = self.launch(name, command, self.settings.contestant_core)
         wait_for(process, lambda: accepts(https) and accepts(stream))
 
     def start_haproxy(self, contestant: Contestant) -> None:
@@ -188,42 +187,54 @@ class Site:
 
     def start_pop(self, contestant: Contestant) -> None:
         """A POP and the gateway that is its own: experiments must not meet on a gateway."""
-        name = contestant.server
-        changes = dict(contestant.changes)
-        admin, gateway_port = self.port(f"{name}_admin"), self.port(f"{name}_gateway")
-        gateway = self.start_gateway(name, gateway_port, changes.get("gateway", ""))
-        values = {"core": self.settings.contestant_core, "address": "127.0.0.1",
-                  "pop_port": self.port(contestant.port), "gateway_address": "127.0.0.1",
-                  "gateway_port": gateway_port, "admin_port": admin}
-        text = template.render_peer("pop.toml", values, (changes.get("pop", ""), self.settings.pop_config))
-        path = self.write(f"{name}.toml", text)
-        self.check_config("pop", path, self.settings.contestant_core)
-        pop = self.launch(name, [self.settings.trunkline, "pop", "--config", path], self.settings.contestant_core)
-        wait_for(pop, lambda: gateway.check() or is_ready(admin))
+        name, changes = contestant.server, dict(contestant.changes)
+        commands = self.trunkline_commands(name, contestant.port, "127.0.0.1", "127.0.0.1", changes)
+        gateway = self.launch(f"{name}-gateway", commands["gateway"], self.settings.other_core)
+        pop = self.launch(name, commands["pop"], self.settings.contestant_core)
+        wait_for(pop, lambda: gateway.check() or is_ready(self.port(f"{name}_admin")))
 
-    def start_gateway(self, pop: str, port: int, change: str) -> Process:
-        values = {"core": self.settings.other_core, "address": "127.0.0.1", "gateway_port": port,
-                  "origin_address": "127.0.0.1", "origin_port": self.port("origin"),
-                  "admin_port": self.port(f"{pop}_gateway_admin")}
-        text = template.render_peer("gateway.toml", values, (change, self.settings.gateway_config))
-        path = self.write(f"{pop}-gateway.toml", text)
-        self.check_config("gateway", path, self.settings.other_core)
-        return self.launch(f"{pop}-gateway", [self.settings.trunkline, "gateway", "--config", path],
-                           self.settings.other_core)
+    # ---- commands, with the configurations that they name ----
 
-    def check_config(self, role: str, path: Path, core: int) -> None:
+    def origin_command(self, address: str) -> list:
+        values = {"directory": self.directory, "address": address, "origin_port": self.port("origin")}
+        path = self.write("origin.conf", template.render_peer("nginx-origin.conf", values))
+        return ["nginx", "-c", path, "-p", self.directory, "-e", self.directory / "origin-error.log"]
+
+    def nginx_command(self, name: str, https_port: str, address: str, origin_address: str, changes: dict) -> list:
+        values = {"directory": self.directory, "name": name, "address": address, "origin_address": origin_address,
+                  "origin_port": self.port("origin"), "https_port": self.port(https_port),
+                  "stream_port": self.port(f"{name}_stream")}
+        path = self.write(f"{name}.conf", template.render_peer("nginx.conf", values | changes))
+        return ["nginx", "-c", path, "-p", self.directory, "-e", self.directory / f"{name}-error.log"]
+
+    def trunkline_commands(self, name: str, port: str, pop_address: str, gateway_address: str, changes: dict) -> dict:
+        """Of a POP and its gateway, by role; `changes` are TOML by role."""
+        settings, gateway_port = self.settings, self.port(f"{name}_gateway")
+        gateway = {"core": settings.other_core, "address": gateway_address, "gateway_port": gateway_port,
+                   "origin_address": "127.0.0.1", "origin_port": self.port("origin"),
+                   "admin_port": self.port(f"{name}_gateway_admin")}
+        pop = {"core": settings.contestant_core, "address": pop_address, "pop_port": self.port(port),
+               "gateway_address": gateway_address, "gateway_port": gateway_port, "admin_port": self.port(f"{name}_admin")}
+        return {"gateway": self.trunkline_command("gateway", f"{name}-gateway", gateway,
+                                                  (changes.get("gateway", ""), settings.gateway_config)),
+                "pop": self.trunkline_command("pop", name, pop, (changes.get("pop", ""), settings.pop_config))}
+
+    def trunkline_command(self, role: str, name: str, values: dict, changes: tuple) -> list:
         """A key that this binary does not know is a reason to skip a case, not a crash. Checked on the core it names, which
         the bench itself has given away."""
-        command = ["taskset", "--cpu-list", str(core), self.settings.trunkline, role, "--config", str(path), "--check"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        path = self.write(f"{name}.toml", template.render_peer(f"{role}.toml", values, changes))
+        command = [self.settings.trunkline, role, "--config", path]
+        done = subprocess.run(["taskset", "--cpu-list", str(values["core"]), *command, "--check"],
+                              capture_output=True, text=True, check=False)
         if done.returncode:
             said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error")]
             raise SetUpError(f"this trunkline refuses the configuration: {(said or ['no reason told'])[0]}")
+        return command
+
+    # ---- readings ----
 
     def gateway_of(self, contestant: Contestant) -> Process | None:
         return self.processes.get(f"{contestant.server}-gateway")
-
-    # ---- readings ----
 
     def origin_requests(self) -> int:
         """Requests that have arrived at the origin; those that asked for this count are not in it."""
@@ -241,10 +252,6 @@ class Site:
                 name = connection.cipher()[0]
         if name != SUITE:
             raise SetUpError(f"{contestant.title} has chosen {name}, and this bench compares at {SUITE}")
-
-
-def nginx_command(directory: Path, path: Path, name: str) -> list:
-    return ["nginx", "-c", path, "-p", directory, "-e", directory / f"{name}-error.log"]
 
 
 def free_port(taken: set) -> int:

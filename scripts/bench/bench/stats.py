@@ -1,4 +1,4 @@
-"""Medians, spreads and ratios of samples. Pure: numbers in, numbers out."""
+"""Medians, spreads and paired ratios of samples. Pure: numbers in, numbers out."""
 
 import statistics
 from dataclasses import asdict, dataclass
@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """A median with the least and the greatest of the rounds: min <= median <= max."""
+    """A median with quartiles, the least and the greatest of the rounds: min <= q1 <= median <= q3 <= max."""
 
     median: float
+    q1: float
+    q3: float
     min: float
     max: float
     count: int
@@ -19,7 +21,9 @@ def spread_of(values: list) -> Spread | None:
     values = [value for value in values if value is not None]
     if not values:
         return None
-    return Spread(statistics.median(values), min(values), max(values), len(values))
+    # With one round that is all there is of each.
+    q1, middle, q3 = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return Spread(middle, q1, q3, min(values), max(values), len(values))
 
 
 def summary_of(samples: list) -> dict:
@@ -39,10 +43,15 @@ def median_of(summary: dict, label: str, metric: str) -> float | None:
     return summary.get(label, {}).get(metric, {}).get("median")
 
 
-def ratio_of(summary: dict, label: str, other: str, metric: str) -> float | None:
-    """Ratio of medians; None when either is missing or the second is zero."""
-    one, two = median_of(summary, label, metric), median_of(summary, other, metric)
-    return one / two if one is not None and two else None
+def ratio_of(samples: list, label: str, other: str, metric: str) -> Spread | None:
+    """The ratio of two turns of one round, over the rounds that have both; None without any.
+
+    Turns of one round are seconds apart, those of one contestant minutes: a machine that changes speed meanwhile is in both
+    parts of each pair, and would be in one of two medians.
+    """
+    figures = {(sample["round"], sample["label"]): sample["figures"].get(metric) for sample in samples}
+    pairs = [(figure, figures.get((index, other))) for (index, name), figure in figures.items() if name == label]
+    return spread_of([one / two for one, two in pairs if one is not None and two])
 
 
 def interleaved(labels: list, rounds: int) -> list:

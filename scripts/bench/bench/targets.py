@@ -1,13 +1,13 @@
 """The acceptance list of the bench as data: which figure may be at most which share of which other."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from . import stats
 
 
 @dataclass(frozen=True)
 class Target:
-    """`metric` of `label` over that of `other`, both of one run of `case`, is at most `limit`."""
+    """`metric` of `label` over that of `other`, paired by rounds of one run of `case`, is in the median at most `limit`."""
 
     point: int
     case: str
@@ -41,16 +41,12 @@ TARGETS = (
 )
 
 
-def judged(case: str, summary: dict, targets: tuple = TARGETS) -> list:
-    """Every target of a case with its figure: `met` is None where nothing was measured."""
+def judged(case: str, samples: list, targets: tuple = TARGETS) -> list:
+    """Every target of a case with its ratio: `met` is None, and so is `ratio`, where nothing was measured."""
     verdicts = []
     for target in targets:
         if target.case != case:
             continue
-        value = stats.ratio_of(summary, target.label, target.other, target.metric)
-        verdicts.append({
-            "point": target.point, "case": case, "metric": target.metric, "label": target.label,
-            "other": target.other, "limit": target.limit, "value": value,
-            "met": None if value is None else value <= target.limit,
-        })
+        ratio = stats.ratio_of(samples, target.label, target.other, target.metric)
+        verdicts.append(asdict(target) | {"ratio": ratio and asdict(ratio), "met": ratio and ratio.median <= target.limit})
     return verdicts

@@ -23,9 +23,8 @@ def micros_of(text: str) -> float:
     return float(match.group(1)) * MICROS[match.group(2)]
 
 
-def wrk_command(url: str, connections: int, seconds: float) -> list:
-    return ["wrk", "--threads", "1", "--connections", connections, "--duration", f"{round(seconds + 0.49)}s",
-            "--timeout", "10s", "--latency", url]
+def wrk_command(url: str, connections: int, duration: str) -> list:
+    return ["wrk", "--threads", "1", "--connections", connections, "--duration", duration, "--timeout", "10s", "--latency", url]
 
 
 def parse_wrk(text: str) -> dict:
@@ -48,7 +47,7 @@ def parse_wrk(text: str) -> dict:
 
 def h2load_command(url: str, connections: int, outstanding: int, seconds: float) -> list:
     return ["h2load", "--clients", connections, "--max-concurrent-streams", outstanding, "--threads", "1",
-            "--duration", f"{round(seconds + 0.49)}", url]
+            "--duration", f"{round(seconds * 1000)}ms", url]
 
 
 def parse_h2load(text: str) -> dict:

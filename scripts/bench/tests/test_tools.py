@@ -1,6 +1,8 @@
 """What tools say, as they said it, and what of it is understood."""
 
 import json
+import os
+import signal
 import unittest
 from pathlib import Path
 
@@ -56,6 +58,9 @@ class Wrk(unittest.TestCase):
 
 
 class H2load(unittest.TestCase):
+    def test_its_clock_is_set_to_the_millisecond(self):
+        self.assertIn("2496ms", tools.h2load_command("https://a/", 64, 16, 2.4964))
+
     def test_counts_and_errors(self):
         reading = tools.parse_h2load(H2LOAD)
         self.assertEqual((reading["requests"], reading["seconds"]), (103280, 4.0))
@@ -114,6 +119,14 @@ class Machine(unittest.TestCase):
         after = {0: machine.CoreTicks(90, 0, 10), 1: machine.CoreTicks(0, 100, 0)}
         self.assertAlmostEqual(machine.steal_share(before, after), 0.1)
         self.assertEqual(machine.steal_share({}, {}), 0.0)
+
+    def test_a_signal_waits_until_what_must_not_be_halved_is_done(self):
+        told = []
+        self.addCleanup(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: told.append("ended")))
+        with process.undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            told.append("done")
+        self.assertEqual(told, ["done", "ended"])
 
     def test_lists_of_cores_are_read(self):
         self.assertEqual(machine.parse_cores("0-2,5\n"), [0, 1, 2, 5])
