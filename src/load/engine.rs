@@ -941,14 +941,15 @@ pub(super) fn touch(dirty: &mut Vec<Key>, link: &mut Link, key: Key) {
 fn fill(carry: &mut Vec<u8>, bytes: &[u8]) -> Result<(usize, bool), TlsError> {
     let mut used = 0;
     loop {
-        let wanted = tls::record_bytes(carry)?.unwrap_or(tls::RECORD_HEADER_BYTES);
+        let length = tls::record_bytes(carry)?;
+        let wanted = length.unwrap_or(tls::RECORD_HEADER_BYTES);
         let part = wanted.saturating_sub(carry.len()).min(bytes.len() - used);
         carry.extend_from_slice(&bytes[used..used + part]);
         used += part;
         if carry.len() < wanted {
             return Ok((used, false));
         }
-        if wanted > tls::RECORD_HEADER_BYTES {
+        if length.is_some() {
             return Ok((used, true));
         }
     }

@@ -229,13 +229,14 @@ impl<L: Role<Links>> Engine<L> {
         let mut carry = std::mem::take(&mut link.carry);
         let mut used = 0;
         loop {
-            let wanted = match tls::record_bytes(&carry) {
-                Ok(wanted) => wanted.unwrap_or(tls::RECORD_HEADER_BYTES),
+            let length = match tls::record_bytes(&carry) {
+                Ok(length) => length,
                 Err(error) => {
                     self.miscut(key, error);
                     return bytes.len();
                 }
             };
+            let wanted = length.unwrap_or(tls::RECORD_HEADER_BYTES);
             let part = (wanted - carry.len()).min(bytes.len() - used);
             carry.extend_from_slice(&bytes[used..used + part]);
             used += part;
@@ -243,7 +244,7 @@ impl<L: Role<Links>> Engine<L> {
                 self.links.slab.get_mut(key).expect("found above").carry = carry;
                 return used;
             }
-            if wanted > tls::RECORD_HEADER_BYTES {
+            if length.is_some() {
                 self.record(key, &mut carry);
                 self.links.keep_spare(carry);
                 return used;
