@@ -157,6 +157,8 @@ impl Wire for Links {
         self.touch(link).map(|found| &mut found.lane)
     }
 
+    // Behind bytes that are patient (`touch_later`) these would wait as long as those do. Only trunks are written to in this
+    // way, and no trunk has any: what is patient are the tickets of clients.
     fn out_later(&mut self, link: LinkId) -> Option<&mut SendLane> {
         let found = self.slab.get_mut(link)?;
         if found.phase != Phase::Open || found.lane.ending != Ending::Open {
