@@ -6,14 +6,13 @@
 mod support;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime};
 
-use support::{Process, Scratch, wait_until_accepting};
+use support::{Process, Scratch, address, wait_until_accepting};
 use trunkline::server::certificates::{DEVELOPMENT_VALIDITY, DevelopmentCa, Usage};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_trunkline");
@@ -49,19 +48,6 @@ name = "web"
 kind = "http"
 upstream = "UPSTREAM"
 "#;
-
-/// A loopback address for a server, outside the range from which the kernel takes the ports of connections.
-fn address() -> SocketAddr {
-    static COUNT: AtomicU16 = AtomicU16::new(0);
-    let of_process = (std::process::id() % 640) as u16 * 32;
-    loop {
-        let count = COUNT.fetch_add(1, Ordering::Relaxed) % (640 * 32);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 10_240 + (of_process + count) % (640 * 32)));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
-}
 
 /// A POP that is about to be started on a machine where all is well, with a gateway that runs.
 struct Node {

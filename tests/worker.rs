@@ -264,8 +264,9 @@ fn what_nobody_waits_for_goes_with_what_follows_or_else_soon() {
     stream.write_all(LATER).expect("it is open");
     stream.read_exact(&mut [0; 5]).expect("it comes back all the same");
     let counters = node.stop();
-    // One send of the handshake, one with tickets and the first answer, one a round, and one for the last.
-    assert_eq!(counters.sends, ROUNDS + 3, "{counters:?}");
+    // One send of the handshake, one with tickets and the first answer, one a round, and one for the last. A machine that
+    // stands still before the first request sees the tickets go by themselves.
+    assert!((ROUNDS + 3..=ROUNDS + 4).contains(&counters.sends), "{counters:?}");
 }
 
 #[test]

@@ -1,17 +1,16 @@
-//! A client that is always new: connects, shakes hands, asks once, closes. For measuring what a new connection costs a
-//! server, any server: it speaks through rustls's buffered client and knows nothing of Trunkline but, if told, MMTP.
+//! A client that is always new: connects, shakes hands, asks once, closes. For seeing what becomes of new connections at a
+//! server, any server: it speaks through rustls's buffered client and knows nothing of Trunkline but, if told, MMTP. What
+//! they cost is for `trunkline load` to measure.
 //!
 //! ```text
-//! newcomers full|resumed|early --target ADDR --ca FILE [--seconds S | --connections N] [--pid SERVER]
+//! newcomers full|resumed|early --target ADDR... --ca FILE --connections N
 //! newcomers storm              --target ADDR --ca FILE --rate HELLOS_PER_SECOND
-//! newcomers hold               --target ADDR --ca FILE --connections 15000
 //! newcomers replay             --target ADDR... --ca FILE --origin ADDR --connections 100000
 //! ```
 //!
 //! Each prints one line of JSON. Scripts under `scripts/` run it; `newcomers --help` lists the rest.
 
 mod connection;
-mod hold;
 mod replay;
 mod rounds;
 mod speech;
@@ -48,13 +47,10 @@ pub struct Common {
     /// Threads, each with one connection at a time.
     #[arg(long, default_value_t = 4)]
     threads: usize,
-    /// A word for the report.
-    #[arg(long, default_value = "")]
-    label: String,
 }
 
 #[derive(Parser)]
-#[command(about = "A client that is always new, for measuring what a new connection costs a server")]
+#[command(about = "A client that is always new, for seeing what becomes of new connections")]
 struct Cli {
     #[command(subcommand)]
     kind: Kind,
@@ -70,8 +66,6 @@ enum Kind {
     Early(rounds::Rounds),
     /// A flood of full handshakes at a fixed rate that are never completed.
     Storm(storm::Storm),
-    /// Many connections that ask once, stay, and ask once more when a line comes on standard input.
-    Hold(hold::Hold),
     /// Early data whose first flights are sent again by somebody who recorded them; counts at an origin of its own.
     Replay(replay::Replay),
 }
@@ -79,11 +73,10 @@ enum Kind {
 fn main() -> ExitCode {
     connection::raise_descriptor_limit();
     let done = match Cli::parse().kind {
-        Kind::Full(rounds) => rounds.run(rounds::Kind::Full),
-        Kind::Resumed(rounds) => rounds.run(rounds::Kind::Resumed),
-        Kind::Early(rounds) => rounds.run(rounds::Kind::Early),
+        Kind::Full(rounds) => rounds.run(connection::Kind::Full),
+        Kind::Resumed(rounds) => rounds.run(connection::Kind::Resumed),
+        Kind::Early(rounds) => rounds.run(connection::Kind::Early),
         Kind::Storm(storm) => storm.run(),
-        Kind::Hold(hold) => hold.run(),
         Kind::Replay(replay) => replay.run(),
     };
     match done {

@@ -22,7 +22,7 @@ use trunkline::base::prng::Prng;
 use crate::Common;
 use crate::connection::{self, Connection, Kind};
 use crate::speech::Speech;
-use crate::trust::{self, Tickets};
+use crate::trust;
 
 /// Failures in a row after which a thread gives up.
 const FAILURES_MAX: u32 = 50;
@@ -120,9 +120,9 @@ impl Replay {
         Ok(self.report(&shared, began.elapsed()))
     }
 
-    /// One user after another, each with the oldest ticket there is.
+    /// One user after another, each with the ticket of one before.
     fn users(&self, index: u64, base: &ClientConfig, shared: &Shared, later: &Sender<Copy>) {
-        let config = trust::with_store(base, Arc::new(Tickets::default()), true);
+        let config = trust::with_tickets(base, true);
         let mut random = Prng::new(self.seed.wrapping_mul(1_000_003).wrapping_add(index));
         let mut failures = 0;
         while failures < FAILURES_MAX {
@@ -234,7 +234,6 @@ impl Replay {
         let copies = shared.copies.lock().expect("nobody panics with it").clone();
         let copies: BTreeMap<String, u64> = copies.iter().map(|(when, count)| (format!("{when:?}"), *count)).collect();
         let line = json!({
-            "label": self.common.label,
             "kind": "replay",
             "handshakes": counts.len(),
             "seconds": elapsed.as_secs_f64(),

@@ -1,4 +1,4 @@
-//! New connections one after another, each kind by itself: how many a second, and what they cost the server.
+//! New connections one after another: whether each is of the kind wanted, and how long it takes.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,42 +13,26 @@ use serde_json::json;
 use trunkline::base::prng::Prng;
 
 use crate::Common;
-use crate::connection::{self, Connection};
-use crate::trust::{self, Tickets};
+use crate::connection::{Connection, Kind};
+use crate::trust;
 
-/// For the server to finish with the last connections before its time is read.
-const SETTLE_TIME: Duration = Duration::from_millis(100);
 /// Failures in a row after which a thread gives up.
 const FAILURES_MAX: u32 = 50;
-
-/// Which kind is wanted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    Full,
-    Resumed,
-    Early,
-}
 
 /// Arguments.
 #[derive(Args, Debug)]
 pub struct Rounds {
     #[command(flatten)]
     common: Common,
-    /// How many connections; with --seconds, at most.
+    /// How many connections.
     #[arg(long)]
-    connections: Option<u64>,
-    /// How long.
-    #[arg(long)]
-    seconds: Option<f64>,
+    connections: u64,
     /// Users per thread that return in turn; each comes once before measuring begins.
     #[arg(long, default_value_t = 50)]
     users: usize,
     /// After the users' first visits, print a line and wait for one on standard input.
     #[arg(long)]
     wait: bool,
-    /// Process (or worker of it) whose CPU time is told per connection.
-    #[arg(long)]
-    pid: Option<u32>,
 }
 
 /// What one thread saw.
@@ -62,52 +46,37 @@ struct Tally {
 
 impl Rounds {
     /// Measures and prints. True when every connection was of the kind wanted.
-    pub fn run(&self, kind: Kind) -> io::Result<bool> {
-        let users: Vec<Arc<ClientConfig>> =
-            (0..self.common.threads).map(|_| self.prime(kind)).collect::<io::Result<_>>()?;
+    pub fn run(&self, wanted: Kind) -> io::Result<bool> {
+        let users: Vec<Vec<Arc<ClientConfig>>> =
+            (0..self.common.threads).map(|_| self.prime(wanted)).collect::<io::Result<_>>()?;
         if self.wait {
-            println!("{}", json!({ "label": self.common.label, "kind": "primed" }));
+            println!("{}", json!({ "kind": "primed" }));
             io::stdout().flush()?;
             io::stdin().read_line(&mut String::new())?;
         }
-        thread::sleep(SETTLE_TIME);
-        let left = AtomicU64::new(self.connections.unwrap_or(u64::MAX));
-        let seconds = self.seconds.unwrap_or(if self.connections.is_some() { 3600.0 } else { 5.0 });
-        let (began, cpu_before) = (Instant::now(), self.cpu_seconds()?);
-        let until = began + Duration::from_secs_f64(seconds);
+        let (left, began) = (AtomicU64::new(self.connections), Instant::now());
         let tallies: Vec<Tally> = thread::scope(|scope| {
-            let spawn = |config: &Arc<ClientConfig>| {
-                let (config, left) = (Arc::clone(config), &left);
-                scope.spawn(move || self.visit_until(&config, left, until))
-            };
-            let threads: Vec<_> = users.iter().map(spawn).collect();
+            let threads: Vec<_> = users.iter().map(|users| scope.spawn(|| self.visits(users, &left))).collect();
             threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
         });
-        let elapsed = began.elapsed();
-        thread::sleep(SETTLE_TIME);
-        let cpu = self.cpu_seconds()? - cpu_before;
-        self.report(kind, tallies, elapsed, cpu)
+        Ok(report(wanted, tallies, began.elapsed()))
     }
 
-    /// A configuration whose store holds the tickets of as many users as wanted.
-    fn prime(&self, kind: Kind) -> io::Result<Arc<ClientConfig>> {
+    /// The configuration of each user, with the tickets of a first visit. Those who come for full handshakes are all alike.
+    fn prime(&self, wanted: Kind) -> io::Result<Vec<Arc<ClientConfig>>> {
         let base = trust::config(&self.common)?;
-        if kind == Kind::Full {
-            return Ok(Arc::new(base));
+        if wanted == Kind::Full {
+            return Ok(vec![Arc::new(base)]);
         }
-        let tickets = Tickets::default();
-        let first = trust::with_store(&base, Arc::new(tickets.filling()), false);
+        let users: Vec<_> = (0..self.users).map(|_| trust::with_tickets(&base, wanted == Kind::Early)).collect();
         let mut random = Prng::new(0);
-        for _ in 0..self.users {
-            self.visit(&first, &mut random)?;
+        for user in &users {
+            self.visit(user, &mut random)?;
         }
-        if tickets.len() < self.users {
-            return Err(io::Error::other(format!("{} tickets after {} visits", tickets.len(), self.users)));
-        }
-        Ok(trust::with_store(&base, Arc::new(tickets), kind == Kind::Early))
+        Ok(users)
     }
 
-    fn visit(&self, config: &Arc<ClientConfig>, random: &mut Prng) -> io::Result<(connection::Kind, Duration)> {
+    fn visit(&self, config: &Arc<ClientConfig>, random: &mut Prng) -> io::Result<(Kind, Duration)> {
         let (common, began) = (&self.common, Instant::now());
         let name = trust::name(common)?;
         let target = common.target[random.below(common.target.len() as u64) as usize];
@@ -117,15 +86,17 @@ impl Rounds {
         Ok((kind, elapsed))
     }
 
-    fn visit_until(&self, config: &Arc<ClientConfig>, left: &AtomicU64, until: Instant) -> Tally {
+    /// The users return in turn, while any connections are left.
+    fn visits(&self, users: &[Arc<ClientConfig>], left: &AtomicU64) -> Tally {
         let mut tally = Tally::default();
         let mut failures = 0;
         let mut random = Prng::new(left.load(Ordering::Relaxed));
-        while Instant::now() < until && failures < FAILURES_MAX {
-            if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
+        for user in users.iter().cycle() {
+            let is_over = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err();
+            if is_over || failures >= FAILURES_MAX {
                 break;
             }
-            match self.visit(config, &mut random) {
+            match self.visit(user, &mut random) {
                 Ok((kind, elapsed)) => {
                     *tally.kinds.entry(kind.name()).or_default() += 1;
                     tally.micros.push(elapsed.as_micros() as u64);
@@ -140,49 +111,32 @@ impl Rounds {
         }
         tally
     }
+}
 
-    fn report(&self, kind: Kind, tallies: Vec<Tally>, elapsed: Duration, cpu: f64) -> io::Result<bool> {
-        let mut all = Tally::default();
-        for tally in tallies {
-            all.micros.extend(tally.micros);
-            tally.kinds.iter().for_each(|(name, count)| *all.kinds.entry(name).or_default() += count);
-            all.errors += tally.errors;
-            all.first_error = all.first_error.or(tally.first_error);
-        }
-        all.micros.sort_unstable();
-        let done = all.micros.len() as u64;
-        let wanted = match kind {
-            Kind::Full => connection::Kind::Full,
-            Kind::Resumed => connection::Kind::Resumed,
-            Kind::Early => connection::Kind::Early,
-        };
-        let is_pure = done > 0 && all.errors == 0 && all.kinds.get(wanted.name()) == Some(&done);
-        let line = json!({
-            "label": self.common.label,
-            "kind": wanted.name(),
-            "connections": done,
-            "seconds": elapsed.as_secs_f64(),
-            "connections_per_s": done as f64 / elapsed.as_secs_f64(),
-            "server_cpu_micros": self.pid.map(|_| cpu * 1e6 / done.max(1) as f64),
-            "kinds": all.kinds,
-            "errors": all.errors,
-            "first_error": all.first_error,
-            "micros": percentiles(&all.micros),
-        });
-        println!("{line}");
-        Ok(is_pure)
+/// Prints. True when every connection was of the kind wanted.
+fn report(wanted: Kind, tallies: Vec<Tally>, elapsed: Duration) -> bool {
+    let mut all = Tally::default();
+    for tally in tallies {
+        all.micros.extend(tally.micros);
+        tally.kinds.iter().for_each(|(name, count)| *all.kinds.entry(name).or_default() += count);
+        all.errors += tally.errors;
+        all.first_error = all.first_error.or(tally.first_error);
     }
-
-    /// User and system time of the server's process so far.
-    fn cpu_seconds(&self) -> io::Result<f64> {
-        let Some(pid) = self.pid else { return Ok(0.0) };
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name may hold blanks and brackets; numbers begin behind the last one.
-        let numbers = stat.rsplit_once(')').map_or("", |(_, numbers)| numbers);
-        let ticks: u64 =
-            numbers.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
-    }
+    all.micros.sort_unstable();
+    let done = all.micros.len() as u64;
+    let is_pure = done > 0 && all.errors == 0 && all.kinds.get(wanted.name()) == Some(&done);
+    let line = json!({
+        "kind": wanted.name(),
+        "connections": done,
+        "seconds": elapsed.as_secs_f64(),
+        "connections_per_s": done as f64 / elapsed.as_secs_f64(),
+        "kinds": all.kinds,
+        "errors": all.errors,
+        "first_error": all.first_error,
+        "micros": percentiles(&all.micros),
+    });
+    println!("{line}");
+    is_pure
 }
 
 /// The figures of a sorted list that reports give.

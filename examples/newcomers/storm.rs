@@ -114,7 +114,6 @@ impl Storm {
         let Tally { begun, left_out, flights, alerts, closed, unanswered, mut micros } = flood.tally;
         micros.sort_unstable();
         let line = json!({
-            "label": self.common.label,
             "kind": "storm",
             "seconds": elapsed.as_secs_f64(),
             "begun_per_s": begun as f64 / elapsed.as_secs_f64(),

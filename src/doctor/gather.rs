@@ -45,7 +45,8 @@ pub struct Options {
     pub root: PathBuf,
 }
 
-/// Reads the node and makes the trials. Takes as long as the slowest peer: a few seconds when one does not answer.
+/// Reads the node and makes the trials. Takes a few seconds when a peer does not answer, and as many again for every further
+/// sixteen that do not.
 ///
 /// # Errors
 /// When the root is no directory.

@@ -19,7 +19,7 @@ use crate::base::time::Time;
 use crate::base::timers::{Deadline, Timers};
 use crate::mmtp;
 use crate::ring::{Errno, Fd};
-use crate::tls::{self, ClientTicket, Early, Established, Received, Session, TlsError};
+use crate::tls::{self, ClientTicket, Cut, Early, Established, Received, Session, TlsError};
 
 /// Time to connect and shake hands.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -118,6 +118,8 @@ pub(super) struct Engine {
     pub(super) dying: Vec<(Key, bool)>,
     heard: Heard,
     replies: Vec<u8>,
+    /// An empty buffer for the next record that comes in pieces.
+    spare: Vec<u8>,
 }
 
 impl Engine {
@@ -156,6 +158,7 @@ impl Engine {
             dying: Vec::new(),
             heard: Heard::default(),
             replies: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
@@ -534,34 +537,18 @@ impl Engine {
     fn feed_records(&mut self, key: Key, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let Some(link) = self.links.get_mut(key).filter(|link| link.phase != Phase::Dying) else { return };
-            if !link.carry.is_empty() {
-                let mut carry = std::mem::take(&mut link.carry);
-                let used = match fill(&mut carry, bytes) {
-                    Ok((used, is_whole)) => {
-                        if is_whole {
-                            self.record(key, &mut carry);
-                            carry.clear();
-                        }
-                        used
-                    }
-                    Err(error) => return self.miscut(key, error),
-                };
-                if let Some(link) = self.links.get_mut(key) {
-                    link.carry = carry;
-                }
-                bytes = &mut bytes[used..];
-                continue;
-            }
-            match tls::record_bytes(bytes) {
-                Ok(Some(length)) if length <= bytes.len() => {
-                    let (record, rest) = bytes.split_at_mut(length);
+            match tls::cut(&mut link.carry, bytes, || std::mem::take(&mut self.spare)) {
+                Ok(Cut::Whole(record, rest)) => {
                     self.record(key, record);
                     bytes = rest;
                 }
-                Ok(_) => {
-                    link.carry.extend_from_slice(bytes);
-                    return;
+                Ok(Cut::Gathered(mut record, rest)) => {
+                    self.record(key, &mut record);
+                    record.clear();
+                    self.spare = record;
+                    bytes = rest;
                 }
+                Ok(Cut::Partial) => return,
                 Err(error) => return self.miscut(key, error),
             }
         }
@@ -726,7 +713,6 @@ impl Engine {
             if let Some(link) = self.links.get_mut(key) {
                 link.speech.rest();
                 link.lane.rest();
-                link.carry = Vec::new();
             }
         } else {
             self.retire(key);
@@ -934,23 +920,6 @@ fn before(at: Time) -> Time {
 pub(super) fn touch(dirty: &mut Vec<Key>, link: &mut Link, key: Key) {
     if !std::mem::replace(&mut link.is_dirty, true) {
         dirty.push(key);
-    }
-}
-
-/// Adds to a partial record what it lacks. How many bytes were used, and whether it is whole.
-fn fill(carry: &mut Vec<u8>, bytes: &[u8]) -> Result<(usize, bool), TlsError> {
-    let mut used = 0;
-    loop {
-        let wanted = tls::record_bytes(carry)?.unwrap_or(tls::RECORD_HEADER_BYTES);
-        let part = wanted.saturating_sub(carry.len()).min(bytes.len() - used);
-        carry.extend_from_slice(&bytes[used..used + part]);
-        used += part;
-        if carry.len() < wanted {
-            return Ok((used, false));
-        }
-        if wanted > tls::RECORD_HEADER_BYTES {
-            return Ok((used, true));
-        }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::ring::RingSettings;
 use crate::tickets::seal::Keys;
 use crate::tickets::{Group, Store};
 use crate::tls::{self, ClientOptions, ClientSettings, Names, Roots, ServerOptions, ServerSettings, SettingsError};
-use crate::worker::{Command, Links, Shared, TlsSettings};
+use crate::worker::{Command, Links, Shared, TlsSettings, WorkerSettings};
 
 /// Streams that may run on one trunk at a time: more than a worker may have by default.
 const TRUNK_STREAMS_MAX: u32 = 1 << 20;
@@ -43,6 +43,9 @@ const TRUNK_CREDIT_BYTES: u32 = 64 << 20;
 /// A tunnel in which nothing moves for this long is given up by the gateway. The POP's own `idle_timeout` is meant to
 /// come first; this one bounds what a POP that forgets can hold.
 const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
+
+/// How long a closed connection may take to hand over its last bytes and hear the peer's end.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// First window of a stream on a trunk.
 const TRUNK_STREAM_CREDIT_BYTES: u32 = 128 << 10;
@@ -330,20 +333,25 @@ pub fn workers_plan(
         cores,
         listen: binds.iter().map(listen).collect(),
         fast_open_keys: Vec::new(),
-        tls: Arc::new(tls),
         ring: RingSettings {
             buffers: worker.buffers,
             buffer_bytes: worker.buffer_bytes,
             batch_wait_us: u32::try_from(worker.batch_wait.as_micros()).unwrap_or(u32::MAX),
             ..RingSettings::default()
         },
-        accepted_max: worker.clients_max,
-        handshake_timeout: worker.handshake_timeout,
-        handshake_share: u32::from(worker.handshake_share),
-        handshake_patience: worker.handshake_patience,
-        serves_clients: role == ProcessRole::Pop,
-        connect_timeout: worker.connect_timeout,
-        idle_timeout: worker.idle_timeout,
+        worker: WorkerSettings {
+            index: 0,
+            listeners: Vec::new(),
+            tls: Arc::new(tls),
+            accepted_max: worker.clients_max,
+            handshake_timeout: worker.handshake_timeout,
+            handshake_share: u32::from(worker.handshake_share),
+            handshake_patience: worker.handshake_patience,
+            serves_clients: role == ProcessRole::Pop,
+            connect_timeout: worker.connect_timeout,
+            idle_timeout: worker.idle_timeout,
+            linger_timeout: LINGER_TIMEOUT,
+        },
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::base::prng::Prng;
 use crate::base::wire::Role;
 use crate::ring::{BindError, Errno, FastOpen, ListenerSettings, RingError, RingSettings, Uring, listen};
-use crate::worker::{Command, Links, ListenerPlan, Shared, TlsSettings, Worker, WorkerSettings};
+use crate::worker::{Command, Links, ListenerPlan, Shared, Worker, WorkerSettings};
 
 /// One address to listen on, by every worker.
 #[derive(Clone, Copy, Debug)]
@@ -31,32 +31,15 @@ pub struct ListenPlan {
 pub struct WorkersPlan {
     /// One worker each: the core it is pinned to, or none.
     pub cores: Vec<Option<usize>>,
-    /// Addresses; the index of each is the listener's index for roles and [`TlsSettings`].
+    /// Addresses; the index of each is the listener's index for roles and TLS.
     pub listen: Vec<ListenPlan>,
     /// Keys of TCP Fast Open, as [`FastOpen::set_keys`] takes them; empty: the kernel's own.
     pub fast_open_keys: Vec<u8>,
-    /// TLS of listeners and gateways.
-    pub tls: Arc<TlsSettings>,
     /// Size of the rings.
     pub ring: RingSettings,
-    /// Most accepted connections per worker.
-    pub accepted_max: usize,
-    /// From accept to the end of the TLS handshake.
-    pub handshake_timeout: Duration,
-    /// Percent of a busy core that handshakes may take.
-    pub handshake_share: u32,
-    /// A ClientHello that waited longer for its answer is dropped.
-    pub handshake_patience: Duration,
-    /// Whether those who connect are clients, and not trunks.
-    pub serves_clients: bool,
-    /// From dial to the end of connect and TLS handshake.
-    pub connect_timeout: Duration,
-    /// How long an accepted connection may carry nothing.
-    pub idle_timeout: Duration,
+    /// What every worker is told; its index and its listeners are filled in.
+    pub worker: WorkerSettings,
 }
-
-/// How long a closed connection may take to hand over its last bytes and hear the peer's end.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After how long unacknowledged data ends a connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -130,19 +113,7 @@ impl Workers {
         let (ready, started) = mpsc::channel();
         let (origin, make_role) = (Instant::now(), Arc::new(make_role));
         for (index, (core, listeners)) in plan.cores.iter().copied().zip(listeners).enumerate() {
-            let settings = WorkerSettings {
-                index,
-                listeners,
-                tls: plan.tls.clone(),
-                accepted_max: plan.accepted_max,
-                handshake_timeout: plan.handshake_timeout,
-                handshake_share: plan.handshake_share,
-                handshake_patience: plan.handshake_patience,
-                serves_clients: plan.serves_clients,
-                connect_timeout: plan.connect_timeout,
-                idle_timeout: plan.idle_timeout,
-                linger_timeout: LINGER_TIMEOUT,
-            };
+            let settings = WorkerSettings { index, listeners, ..plan.worker.clone() };
             let (shared, make_role, ready, ring) =
                 (workers.shared.clone(), make_role.clone(), ready.clone(), plan.ring);
             let run = move || work(settings, core, &ring, origin, shared, make_role.as_ref(), &ready);

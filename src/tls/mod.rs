@@ -6,10 +6,11 @@
 //! Invariant: no type of rustls leaves this module.
 //!
 //! ```text
-//! socket -> record_bytes (where does the record end?) -> Session::receive -> Received::Data
+//! socket -> cut (where does the record end?) -> Session::receive -> Received::Data
 //! Vec<u8> <- RECORD_HEADER_BYTES of place, plaintext, Session::seal
 //! ```
 
+mod cut;
 mod derive;
 mod desk;
 mod digest;
@@ -27,6 +28,7 @@ mod settings;
 mod ticket;
 mod traffic;
 
+pub use cut::{Cut, cut};
 pub use desk::{IssuedTicket, TICKET_ID_BYTES, TICKET_VALUE_BYTES_MAX};
 pub use error::{Alert, CertificateFault, Fault, TlsError};
 pub use keepsake::ClientTicket;

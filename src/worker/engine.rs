@@ -20,7 +20,7 @@ use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Pr
 use crate::relay::proxy_protocol;
 use crate::ring::{Fd, Token};
 use crate::tickets::{self, Binding, Miss, Stored, TicketId};
-use crate::tls::{self, Early, Established, Received, Session, TlsError};
+use crate::tls::{self, Cut, Early, Established, Received, Session, TlsError};
 
 /// Most bytes kept behind a ClientHello that waits. Until it is answered a client has early data to send and nothing else, so
 /// one that sends more is closed: it would be kept for somebody who has proved nothing.
@@ -200,53 +200,18 @@ impl<L: Role<Links>> Engine<L> {
                 Phase::Held => return self.hold(key, bytes),
                 _ => return,
             }
-            if !link.carry.is_empty() {
-                let used = self.feed_carried(key, bytes);
-                bytes = &mut bytes[used..];
-                continue;
-            }
-            match tls::record_bytes(bytes) {
-                Ok(Some(length)) if length <= bytes.len() => {
-                    let (record, rest) = bytes.split_at_mut(length);
+            match tls::cut(&mut link.carry, bytes, || self.links.spare.pop().unwrap_or_default()) {
+                Ok(Cut::Whole(record, rest)) => {
                     self.record(key, record);
                     bytes = rest;
                 }
-                Ok(wanted) => {
-                    let mut carry = self.links.take_spare();
-                    carry.reserve_exact(wanted.unwrap_or(0).max(bytes.len())); // once for all of the record
-                    carry.extend_from_slice(bytes);
-                    self.links.slab.get_mut(key).expect("found above").carry = carry;
-                    return;
+                Ok(Cut::Gathered(mut record, rest)) => {
+                    self.record(key, &mut record);
+                    self.links.keep_spare(record);
+                    bytes = rest;
                 }
+                Ok(Cut::Partial) => return,
                 Err(error) => return self.miscut(key, error),
-            }
-        }
-    }
-
-    /// Adds to the carried record what it still lacks, and opens it when it is whole. Returns the bytes used.
-    fn feed_carried(&mut self, key: LinkId, bytes: &[u8]) -> usize {
-        let link = self.links.slab.get_mut(key).expect("the caller found it");
-        let mut carry = std::mem::take(&mut link.carry);
-        let mut used = 0;
-        loop {
-            let wanted = match tls::record_bytes(&carry) {
-                Ok(wanted) => wanted.unwrap_or(tls::RECORD_HEADER_BYTES),
-                Err(error) => {
-                    self.miscut(key, error);
-                    return bytes.len();
-                }
-            };
-            let part = (wanted - carry.len()).min(bytes.len() - used);
-            carry.extend_from_slice(&bytes[used..used + part]);
-            used += part;
-            if carry.len() < wanted {
-                self.links.slab.get_mut(key).expect("found above").carry = carry;
-                return used;
-            }
-            if wanted > tls::RECORD_HEADER_BYTES {
-                self.record(key, &mut carry);
-                self.links.keep_spare(carry);
-                return used;
             }
         }
     }
@@ -373,7 +338,7 @@ impl<L: Role<Links>> Engine<L> {
             return self.kill(key, CloseReason::Protocol, true);
         }
         if carry.capacity() == 0 {
-            carry = self.links.take_spare();
+            carry = self.links.spare.pop().unwrap_or_default();
         }
         if wanted > carry.capacity() {
             // By doubling, but not beyond what may be kept.

@@ -54,7 +54,8 @@ pub struct Links {
     pub(super) counters: Counters,
     /// The time of this pass.
     pub(super) now: Time,
-    spare: Vec<Vec<u8>>,
+    /// Empty buffers that were used before.
+    pub(super) spare: Vec<Vec<u8>>,
     /// Spares of [`BULK_BUFFER_BYTES`].
     bulk_spare: Vec<Vec<u8>>,
     shared: Arc<Shared>,
@@ -76,11 +77,6 @@ impl Links {
             shared,
             worker,
         }
-    }
-
-    /// An empty buffer, used before if there is one.
-    pub(super) fn take_spare(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_default()
     }
 
     /// Takes a buffer back.
@@ -161,6 +157,8 @@ impl Wire for Links {
         self.touch(link).map(|found| &mut found.lane)
     }
 
+    // Behind bytes that are patient (`touch_later`) these would wait as long as those do. Only trunks are written to in this
+    // way, and no trunk has any: what is patient are the tickets of clients.
     fn out_later(&mut self, link: LinkId) -> Option<&mut SendLane> {
         let found = self.slab.get_mut(link)?;
         if found.phase != Phase::Open || found.lane.ending != Ending::Open {

@@ -4,31 +4,17 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use crate::support::address;
 use crate::support::{Process, Scratch};
 
 /// Ceiling for what should come soon: ends a test that has failed.
 pub const SOON: Duration = Duration::from_secs(20);
-
-/// A loopback address for a server. Outside the range from which the kernel takes the ports of connections, and apart
-/// from those of other test processes: nothing takes it before the server does, or while the server is restarted.
-pub fn address() -> SocketAddr {
-    static COUNT: AtomicU16 = AtomicU16::new(0);
-    let of_process = (std::process::id() % 640) as u16 * 32;
-    loop {
-        let count = COUNT.fetch_add(1, Ordering::Relaxed) % (640 * 32);
-        let port = 10_240 + (of_process + count) % (640 * 32);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        }
-    }
-}
 
 /// Waits until `condition` gives something. Panics with `what` when it does not come [`SOON`].
 pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {

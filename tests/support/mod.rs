@@ -8,7 +8,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,10 +64,18 @@ impl Drop for Scratch {
     }
 }
 
-/// A loopback address whose port nobody had a moment ago. Another process may take it: be ready to try again.
-pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address")
+/// A loopback address for a server. Outside the range from which the kernel takes the ports of connections, and apart
+/// from those of other test processes: nothing takes it before the server does, or while the server is restarted.
+pub fn address() -> SocketAddr {
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let of_process = (std::process::id() % 640) as u16 * 32;
+    loop {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed) % (640 * 32);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 10_240 + (of_process + count) % (640 * 32)));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Waits until `address` accepts connections, or `process` has ended, or time is up; tells whether it accepts.
@@ -159,7 +167,7 @@ impl Nginx {
         let mut errors = String::new();
         for _ in 0..START_ATTEMPTS_MAX {
             let scratch = Scratch::new("nginx");
-            let address = free_address();
+            let address = address();
             let blocks = prepare(address, &scratch);
             fs::create_dir(scratch.path().join("logs")).expect("scratch is writable");
             // One process without a master: its id is the only one to end.
@@ -217,8 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn a_free_address_can_be_bound() {
-        let is_bound = (0..START_ATTEMPTS_MAX).any(|_| TcpListener::bind(free_address()).is_ok());
+    fn an_address_can_be_bound() {
+        let is_bound = (0..START_ATTEMPTS_MAX).any(|_| TcpListener::bind(address()).is_ok());
         assert!(is_bound, "not every port is taken in the moment between");
     }
 
