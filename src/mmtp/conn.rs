@@ -406,6 +406,25 @@ impl Connection {
         self.put_headers(stream, message, block, flags, out)
     }
 
+    /// Puts HEADERS with a request's `block` that was made of a checked one with
+    /// [`HeaderWriter`](super::HeaderWriter), without checking it once more; builds with debug assertions do.
+    ///
+    /// # Errors
+    /// See [`StreamError`]; nothing was sent. The peer's streams are answered, not asked on: *State*.
+    pub fn pass_request(
+        &mut self,
+        stream: StreamId,
+        block: &[u8],
+        flags: HeaderFlags,
+        out: &mut impl Sink,
+    ) -> Result<(), StreamError> {
+        debug_assert_eq!(HeaderBlock::parse(block, Message::Request).err(), None, "made of a checked one");
+        if !self.is_own(stream) {
+            return Err(StreamError::State);
+        }
+        self.put_headers(stream, Message::Request, HeaderBlock::of_checked(block, Checked::REQUEST), flags, out)
+    }
+
     /// Passes the headers of an answer on as they were received, without checking them once more.
     ///
     /// # Errors

@@ -271,7 +271,7 @@ impl<'a> HeaderBlock<'a> {
         }
         let mut rest = bytes;
         let mut tally = Tally::default();
-        let mut checked = Checked { status: 0, priority: PRIORITY_DEFAULT };
+        let mut checked = Checked::REQUEST;
         while let Some(field) = next_field(&mut rest)? {
             tally.count(field.name)?;
             check_field(&field)?;
@@ -348,6 +348,9 @@ impl<'a> HeaderBlock<'a> {
 }
 
 impl Checked {
+    /// Of a request whose priority nobody asks for any more.
+    pub(super) const REQUEST: Checked = Checked { status: 0, priority: PRIORITY_DEFAULT };
+
     fn status(self) -> Option<u16> {
         (self.status != 0).then_some(self.status)
     }

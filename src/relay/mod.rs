@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use self::early::MaybeEarly;
 pub use self::early::{EARLY_BYTES_MAX, EARLY_STREAMS_MAX, TunnelEarly};
+use self::forward::Provenance;
 use self::stream::{Client, Head, OnTrunk, Stream, Waiting};
 use crate::backbone::{Pool, PoolSettings, State};
 use crate::base::patience::Patience;
@@ -115,6 +116,7 @@ pub struct Relay {
     clients: usize,
     draining: bool,
     patience: Patience,
+    provenance: Provenance,
     /// Scratch: a header block being built.
     block: Vec<u8>,
     /// Scratch: what a drained connection moved.
@@ -127,6 +129,7 @@ impl Relay {
     pub fn new(settings: RelaySettings, prng: Prng) -> Relay {
         Relay {
             pool: Pool::new(settings.pool.clone(), prng),
+            provenance: Provenance::new(settings.pop_id.clone()),
             settings,
             parties: SideTable::default(),
             streams: Slab::new(),
@@ -188,7 +191,7 @@ impl Relay {
             match connection.open(key.index, head.priority) {
                 Ok(stream) => {
                     let position = out.position();
-                    connection.send_headers(stream, block, head.flags, out).expect("the stream was just opened");
+                    connection.pass_request(stream, block, head.flags, out).expect("the stream was just opened");
                     let entry = self.streams.get_mut(key).expect("the caller holds it");
                     let trunk = u32::try_from(trunk).expect("trunks are few");
                     entry.on_trunk = Some(OnTrunk { trunk, link, stream, position });
@@ -432,7 +435,7 @@ impl Relay {
         let tunnel = self.settings.tunnels[listener].as_ref();
         let early = opened.early && tunnel.is_some_and(|tunnel| tunnel.early == TunnelEarly::Allow);
         let block = tunnel
-            .map(|tunnel| forward::tunnel(&mut self.block, &tunnel.service, opened.peer, &self.settings.pop_id, early));
+            .map(|tunnel| forward::tunnel(&mut self.block, &tunnel.service, &mut self.provenance, opened.peer, early));
         if !matches!(block, Some(Ok(()))) || self.streams.len() >= self.settings.streams_max {
             wire.counters().streams_refused += 1;
             wire.abort(link);
@@ -459,8 +462,8 @@ impl Relay {
                     let unconfirmed = early::is_unconfirmed(&client.early);
                     let early = unconfirmed && flags.contains(HeaderFlags::REPLAY_SAFE); // MMTP 2.5
                     let head = Head { flags, priority: block.priority(), early };
-                    let pop_id = &self.settings.pop_id;
-                    let written = forward::request(&mut self.block, &block, client.address, pop_id, early);
+                    let from = &mut self.provenance;
+                    let written = forward::request(&mut self.block, &block, from, client.address, early);
                     let hold = unconfirmed && !early;
                     let key = self.request_opened(now, wire, Client::Stream(link, stream), head, hold, written);
                     if let (Some(Party::Client(client)), Some(key)) = (self.parties.get_mut(link), key) {

@@ -1,18 +1,19 @@
 //! When waiting a little for a fuller batch pays.
 //!
-//! Owns two estimates: how close together completions come, and what prolonged waits have gathered. Never reads a clock.
+//! Owns two estimates: how close together arrivals come, and what prolonged waits have gathered. An arrival is a completion
+//! that others cause; those of sends come with the submission and tell nothing. Never reads a clock.
 //! Invariant: waits that gather too little are followed by many passes without one, so only trials hold a lone request up.
 
 use std::time::Duration;
 
-/// Fewest completions that must be expected within a prolonged wait for it to be tried.
-const EXPECTED_MIN: u64 = 4;
+/// Fewest arrivals that must be expected within a prolonged wait for it to be tried.
+const EXPECTED_MIN: u64 = 2;
 
-/// Prolonged waits must gather so many completions on average to go on: one request alone makes two or three a pass, so
-/// this takes two requests that share the pass.
-const GATHERED_MIN: u64 = 4;
+/// Prolonged waits must gather so many arrivals on average to go on: one request alone makes one a pass, so this takes two
+/// requests that share the pass.
+const GATHERED_MIN: u64 = 2;
 
-/// Most completions that a prolonged wait asks for.
+/// Most arrivals that a prolonged wait asks for.
 const ASKED_MAX: u64 = 256;
 
 /// After waits that gathered too little, so many passes go without.
@@ -21,14 +22,14 @@ const REST_PASSES: u32 = 1024;
 /// The gap before anything was seen.
 const IDLE_GAP_NANOS: u64 = 1_000_000_000;
 
-/// Gathered completions are averaged in fractions of one.
+/// Gathered arrivals are averaged in fractions of one.
 const FRACTION: u64 = 256;
 
 pub(super) struct Batching {
     wait_us: u32,
-    /// Mean time between completions, in nanoseconds, over the last few passes.
+    /// Mean time between arrivals, in nanoseconds, over the last few passes.
     gap_nanos: u64,
-    /// Mean completions of prolonged waits, in [`FRACTION`]s.
+    /// Mean arrivals in prolonged waits, in [`FRACTION`]s.
     gathered: u64,
     /// The last wait was prolonged.
     prolonged: bool,
@@ -43,8 +44,8 @@ impl Batching {
         Batching { wait_us, gap_nanos: IDLE_GAP_NANOS, gathered, prolonged: false, rest_passes: 0 }
     }
 
-    /// How many completions the next wait should ask for, within how many microseconds; none for an ordinary wait.
-    /// `patience`: how long a completion may be left waiting.
+    /// How many arrivals the next wait should ask for, within how many microseconds; none for an ordinary wait.
+    /// `patience`: how long an arrival may be left waiting.
     pub(super) fn plan(&mut self, patience: Duration) -> Option<(usize, u32)> {
         let wait_us = u32::try_from(patience.as_micros()).map_or(self.wait_us, |patience| patience.min(self.wait_us));
         let expected = u64::from(wait_us) * 1000 / self.gap_nanos.max(1);
@@ -53,15 +54,15 @@ impl Batching {
         self.prolonged.then(|| (expected.min(ASKED_MAX) as usize, wait_us))
     }
 
-    /// A pass took `nanos` from the last one and brought so many completions.
-    pub(super) fn passed(&mut self, nanos: u64, completions: usize) {
-        let completions = completions as u64;
-        let gap_nanos = nanos / completions.max(1);
+    /// A pass took `nanos` from the last one and brought so many arrivals.
+    pub(super) fn passed(&mut self, nanos: u64, arrivals: usize) {
+        let arrivals = arrivals as u64;
+        let gap_nanos = nanos / arrivals.max(1);
         // An idle spell counts at once, so that the first requests after it do not wait.
         let is_idle = gap_nanos > u64::from(self.wait_us) * 1000;
         self.gap_nanos = if is_idle { gap_nanos } else { (3 * self.gap_nanos + gap_nanos) / 4 };
         if self.prolonged {
-            self.gathered = (31 * self.gathered + FRACTION * completions) / 32;
+            self.gathered = (31 * self.gathered + FRACTION * arrivals) / 32;
             if self.gathered < GATHERED_MIN * FRACTION {
                 // Not worth it now; a later trial starts with some credit.
                 self.gathered = GATHERED_MIN * FRACTION * 5 / 4;
@@ -77,12 +78,12 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(1);
 
-    /// Passes that come one each `nanos` with so many completions; returns how many of them waited longer.
-    fn run(batching: &mut Batching, passes: u32, nanos: u64, completions: usize) -> u32 {
+    /// Passes that come one each `nanos` with so many arrivals; returns how many of them waited longer.
+    fn run(batching: &mut Batching, passes: u32, nanos: u64, arrivals: usize) -> u32 {
         let mut prolonged = 0;
         for _ in 0..passes {
             prolonged += u32::from(batching.plan(LONG).is_some());
-            batching.passed(nanos, completions);
+            batching.passed(nanos, arrivals);
         }
         prolonged
     }
@@ -99,7 +100,7 @@ mod tests {
     #[test]
     fn one_request_after_another_is_not_held_up() {
         let mut batching = Batching::new(200);
-        let prolonged = run(&mut batching, 100_000, 60_000, 2);
+        let prolonged = run(&mut batching, 100_000, 60_000, 1);
         assert!(prolonged > 0 && prolonged < 2000, "only trials: {prolonged}");
     }
 
@@ -116,7 +117,7 @@ mod tests {
         let mut batching = Batching::new(200);
         run(&mut batching, 100, 40_000, 8);
         assert_eq!(batching.plan(Duration::from_micros(50)), Some((10, 50)));
-        assert_eq!(batching.plan(Duration::from_micros(10)), None, "nothing to gather in that");
+        assert_eq!(batching.plan(Duration::from_micros(5)), None, "nothing to gather in that");
         assert_eq!(batching.plan(Duration::ZERO), None);
     }
 

@@ -52,6 +52,8 @@ pub(super) struct Queue {
     overflow: VecDeque<squeue::Entry>,
     /// Operations whose final completion has not come.
     out: usize,
+    /// Operations pushed since the last [`Queue::enter`] that as a rule complete as they are submitted.
+    prompt: usize,
     /// Calls of io_uring_enter(2).
     enters: u64,
 }
@@ -70,6 +72,7 @@ impl Queue {
             connects: Vec::new(),
             overflow: VecDeque::new(),
             out: 0,
+            prompt: 0,
             enters: 0,
         })
     }
@@ -140,6 +143,7 @@ impl Queue {
     fn push(&mut self, entry: squeue::Entry, token: Token) {
         let entry = entry.user_data(token.bits());
         self.out += 1;
+        self.prompt += usize::from(matches!(token.kind(), Kind::Send | Kind::Unwatched));
         if !self.overflow.is_empty() {
             self.overflow.push_back(entry);
             return;
@@ -182,10 +186,11 @@ impl Queue {
     }
 
     /// Submits, then waits for one completion at least, or for `timeout`. With `batch` it returns before that only once
-    /// so many completions are there, or after so many microseconds with fewer.
+    /// so many completions are there beside those of what is submitted now, or after so many microseconds with fewer.
     pub(super) fn enter(&mut self, timeout: Option<Duration>, batch: Option<(usize, u32)>) -> io::Result<()> {
         self.push_overflow();
         self.enters += 1;
+        let prompt = std::mem::take(&mut self.prompt);
         let result = match timeout {
             None => self.ring.submit_and_wait(1),
             Some(timeout) => {
@@ -195,7 +200,7 @@ impl Queue {
                 match batch {
                     None => self.ring.submitter().submit_with_args(1, &args),
                     Some((count, wait_us)) => {
-                        self.ring.submitter().submit_with_args(count, &args.min_wait_usec(wait_us))
+                        self.ring.submitter().submit_with_args(prompt + count, &args.min_wait_usec(wait_us))
                     }
                 }
             }

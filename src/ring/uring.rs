@@ -185,7 +185,7 @@ impl Ring for Uring {
         patience: Duration,
         completions: &mut Vec<Completion<Lease>>,
     ) -> Result<(), RingError> {
-        let (before, had) = (self.now, completions.len());
+        let (before, mut arrived) = (self.now, 0);
         let timeout = until.map(|until| {
             self.tick();
             until.since(self.now)
@@ -196,13 +196,14 @@ impl Ring for Uring {
         self.tick();
         while let Some(raw) = self.queue.reap() {
             if let Some(completion) = self.translate(raw) {
+                arrived += usize::from(!matches!(completion.outcome, Outcome::Sent { .. }));
                 completions.push(completion);
             }
         }
         self.queue.supply();
         let nanos = self.now.as_nanos() - before.as_nanos();
         if timeout != Some(Duration::ZERO) {
-            self.batching.passed(nanos, completions.len() - had);
+            self.batching.passed(nanos, arrived);
         }
         Ok(())
     }

@@ -15,6 +15,9 @@ use crate::base::wire::LinkId;
 /// to a second, and one client's flight takes some KiB of memory while it waits.
 pub(super) const QUEUE_MAX: usize = 4096;
 
+/// While the oldest has waited for less, it goes first: so long nobody gives up.
+const ORDERLY_MAX: Duration = Duration::from_millis(100);
+
 /// Credit is saved up to this: a burst of a few dozen clients on a quiet core is answered at once.
 const CREDIT_NANOS_MAX: i64 = 5_000_000;
 
@@ -64,7 +67,8 @@ struct Waiting {
     since: Time,
 }
 
-/// Held links: resumptions before full handshakes, newest first. Whoever waited longest has most likely given up.
+/// Held links: resumptions before full handshakes, and in order while nobody waits for long. Once somebody does, the newest
+/// go first: whoever waited longest has most likely given up ("adaptive LIFO", B. Maurer, Fail at Scale, ACM Queue 13.8, 2015).
 ///
 /// Invariant: in both lists the oldest is in front.
 pub(super) struct Queue {
@@ -103,8 +107,10 @@ impl Queue {
     }
 
     /// Takes the link whose turn it is.
-    pub(super) fn pop(&mut self) -> Option<LinkId> {
-        self.resuming.pop_back().or_else(|| self.full.pop_back()).map(|waiting| waiting.link)
+    pub(super) fn pop(&mut self, now: Time) -> Option<LinkId> {
+        let list = if self.resuming.is_empty() { &mut self.full } else { &mut self.resuming };
+        let is_orderly = now.since(list.front()?.since) < ORDERLY_MAX;
+        if is_orderly { list.pop_front() } else { list.pop_back() }.map(|waiting| waiting.link)
     }
 
     /// Takes a link that waited too long.
@@ -290,14 +296,16 @@ mod tests {
     }
 
     #[test]
-    fn resumptions_go_first_and_the_newest_before_the_oldest() {
+    fn resumptions_go_first_in_order_or_newest_first_once_they_wait_for_long() {
         let mut queue = queue();
         assert_eq!(queue.push(Class::Full, link(0), at(0)), None);
         assert_eq!(queue.push(Class::Resuming, link(1), at(1)), None);
         assert_eq!(queue.push(Class::Full, link(2), at(2)), None);
         assert_eq!(queue.push(Class::Resuming, link(3), at(3)), None);
-        let order: Vec<LinkId> = std::iter::from_fn(|| queue.pop()).collect();
-        assert_eq!(order, [3, 1, 2, 0].map(link));
+        assert_eq!([queue.pop(at(100)), queue.pop(at(103))], [1, 3].map(|index| Some(link(index))));
+        queue.push(Class::Resuming, link(4), at(103));
+        let order: Vec<LinkId> = std::iter::from_fn(|| queue.pop(at(103))).collect();
+        assert_eq!(order, [4, 2, 0].map(link), "the first full handshake has waited for long; the second is alone");
         assert!(queue.is_empty());
     }
 
@@ -324,7 +332,7 @@ mod tests {
         assert_eq!(queue.pop_late(at(3010)), Some(link(0)));
         assert_eq!(queue.pop_late(at(3010)), None);
         assert_eq!(queue.pop_late(at(3029)), Some(link(1)));
-        assert_eq!(queue.pop(), Some(link(2)));
+        assert_eq!(queue.pop(at(3029)), Some(link(2)));
         assert_eq!(queue.pop_late(at(9999)), None);
     }
 
@@ -335,7 +343,7 @@ mod tests {
         queue.push(Class::Full, link(1), at(0));
         queue.remove(link(7));
         queue.remove(link(0));
-        assert_eq!((queue.pop(), queue.pop()), (Some(link(1)), None));
+        assert_eq!((queue.pop(at(1)), queue.pop(at(1))), (Some(link(1)), None));
     }
 
     /// A core with a fake clock: passes of other work, and a storm that never ends. Returns the parts of the time that

@@ -344,7 +344,7 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         let begun = self.ring.clock();
         let mut at = begun;
         while self.engine.budget.allows() && at.since(begun) < SLICE {
-            let Some(key) = self.engine.queue.pop() else { break };
+            let Some(key) = self.engine.queue.pop(self.engine.now) else { break };
             self.engine.answer(key);
             let ended = self.ring.clock();
             self.engine.budget.charge(ended.since(at));
