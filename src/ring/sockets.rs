@@ -135,7 +135,7 @@ pub(super) fn dialler(address: SocketAddr) -> std::io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket to connect with that waits for its first bytes, to send them with the SYN.
+/// A socket to connect with that waits for its first bytes, to send them with the SYN: one option more.
 pub(super) fn fast_dialler(address: SocketAddr) -> std::io::Result<Socket> {
     let socket = dialler(address)?;
     sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, &1i32.to_ne_bytes())?;

@@ -65,6 +65,7 @@ impl Uring {
     /// # Errors
     /// As [`Ring::connect`].
     pub fn connect_fast(&mut self, key: Key, address: SocketAddr) -> Result<Fd, Errno> {
+        self.count(sockets::DIALLER_CALLS + 1);
         let socket = sockets::fast_dialler(address)?;
         let fd = Fd(socket.into_raw_fd());
         self.queue.push_connect(fd, key, address.into());
