@@ -9,7 +9,7 @@ use crate::base::time::Time;
 
 /// A wait may be this part of the time between two requests of a client: one that asks as soon as it is answered is slowed
 /// by no more.
-const PACE_PART: u32 = 12;
+const PACE_PART: u32 = 10;
 
 /// No wait is longer, whatever is granted.
 const WAIT_MAX: Duration = Duration::from_millis(1);
@@ -208,7 +208,7 @@ mod tests {
         let mut patience = Patience::new(PROMPT);
         for round in 0..100 {
             for _ in 0..16 {
-                patience.client_asked(at(240 * round), 1);
+                patience.client_asked(at(200 * round), 1);
             }
         }
         assert_eq!(patience.granted(), Duration::from_micros(20));
@@ -231,7 +231,7 @@ mod tests {
         let mut quick = Patience::new(PROMPT);
         let mut rare = Patience::new(PROMPT);
         for round in 0..100 {
-            quick.client_asked(at(120 * round), 1);
+            quick.client_asked(at(100 * round), 1);
             rare.client_asked(at(3_000_000 * round), round as u32);
         }
         assert_eq!(quick.granted(), Duration::from_micros(10));

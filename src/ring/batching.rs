@@ -13,6 +13,10 @@ const EXPECTED_MIN: u64 = 2;
 /// requests that share the pass.
 const GATHERED_MIN: u64 = 2;
 
+/// A prolonged wait ends before its time once so many times as many arrivals are there as were expected: one that ended
+/// with what is expected would last half of its time.
+const ASKED_TIMES: u64 = 4;
+
 /// Most arrivals that a prolonged wait asks for.
 const ASKED_MAX: u64 = 256;
 
@@ -51,7 +55,7 @@ impl Batching {
         let expected = u64::from(wait_us) * 1000 / self.gap_nanos.max(1);
         self.prolonged = expected >= EXPECTED_MIN && self.rest_passes == 0;
         self.rest_passes = self.rest_passes.saturating_sub(1);
-        self.prolonged.then(|| (expected.min(ASKED_MAX) as usize, wait_us))
+        self.prolonged.then(|| ((ASKED_TIMES * expected).min(ASKED_MAX) as usize, wait_us))
     }
 
     /// A pass took `nanos` from the last one and brought so many arrivals.
@@ -93,7 +97,7 @@ mod tests {
         let mut batching = Batching::new(200);
         assert_eq!(batching.plan(LONG), None, "nothing is known yet");
         run(&mut batching, 100, 40_000, 8); // one each 5 microseconds
-        assert_eq!(batching.plan(LONG), Some((40, 200)));
+        assert_eq!(batching.plan(LONG), Some((160, 200)));
         assert!(run(&mut batching, 1000, 200_000, 12) > 990);
     }
 
@@ -116,7 +120,7 @@ mod tests {
     fn no_wait_is_longer_than_patience() {
         let mut batching = Batching::new(200);
         run(&mut batching, 100, 40_000, 8);
-        assert_eq!(batching.plan(Duration::from_micros(50)), Some((10, 50)));
+        assert_eq!(batching.plan(Duration::from_micros(50)), Some((40, 50)));
         assert_eq!(batching.plan(Duration::from_micros(5)), None, "nothing to gather in that");
         assert_eq!(batching.plan(Duration::ZERO), None);
     }
