@@ -1,7 +1,8 @@
-//! How long what has arrived may wait for company: a share of what its sender will not notice.
+//! How long what has arrived may wait for company: a share of what its sender will not notice, and less the less there is
+//! to gain.
 //!
-//! Owns two estimates, each with one probe at a time: how long answers take, and how often a client asks. Never reads a
-//! clock and keeps nothing per request. Invariant: a probe that comes to nothing is given up, so that estimates keep moving.
+//! Owns three estimates: how long answers take and how often a client asks, each with one probe at a time, and how many requests
+//! come in all. Never reads a clock and keeps nothing per request. Invariant: a probe that comes to nothing is given up, so that estimates keep moving.
 
 use std::time::Duration;
 
@@ -13,6 +14,13 @@ const PACE_PART: u32 = 10;
 
 /// No wait is longer, whatever is granted.
 const WAIT_MAX: Duration = Duration::from_millis(1);
+
+/// Requests that come at least this often take a quarter of a core or more: there the whole wait is granted. Where they
+/// come less often, a core has time to spare, and little is gained by making room on it.
+const DENSE_GAP: Duration = Duration::from_micros(60);
+
+/// How long requests are counted to tell how often they come.
+const COUNT_TIME: Duration = Duration::from_millis(10);
 
 /// A probe without an end for this long is given up: its stream may be gone, its client may have gone quiet.
 const PROBE_MAX: Duration = Duration::from_secs(1);
@@ -29,6 +37,7 @@ pub struct Patience {
     prompt: Duration,
     answers: Probed,
     pace: Probed,
+    density: Density,
 }
 
 impl Patience {
@@ -36,11 +45,12 @@ impl Patience {
     /// what they take beyond it, waits may take again.
     #[must_use]
     pub fn new(prompt: Duration) -> Patience {
-        Patience { prompt, answers: Probed::default(), pace: Probed::default() }
+        Patience { prompt, answers: Probed::default(), pace: Probed::default(), density: Density::default() }
     }
 
     /// Something was asked on the stream with this tag.
     pub fn asked(&mut self, now: Time, stream: u32) {
+        self.density.count(now);
         if self.answers.is_free(now) {
             self.answers.begin(now, stream);
         }
@@ -70,8 +80,44 @@ impl Patience {
     /// How long what arrives may wait. Zero until something is known.
     #[must_use]
     pub fn granted(&self) -> Duration {
+        self.density.worth(self.unnoticed())
+    }
+
+    /// What no sender would notice.
+    fn unnoticed(&self) -> Duration {
         let beyond = self.answers.quartile().saturating_sub(self.prompt);
         beyond.max(self.pace.quartile() / PACE_PART).min(WAIT_MAX)
+    }
+}
+
+/// How often requests come.
+#[derive(Default, Debug)]
+struct Density {
+    since: Time,
+    count: u32,
+    /// Mean time between two requests when last counted; none before that.
+    gap: Option<Duration>,
+}
+
+impl Density {
+    fn count(&mut self, now: Time) {
+        self.count += 1;
+        let elapsed = now.since(self.since);
+        if elapsed >= COUNT_TIME {
+            *self = Density { since: now, count: 0, gap: Some(elapsed / self.count) };
+        }
+    }
+
+    /// What of a wait is worth it: all with requests that are dense, and else less by the square of how thin they are.
+    /// Once because a wait gathers less, once because what it saves is less of the core.
+    fn worth(&self, wait: Duration) -> Duration {
+        let Some(gap) = self.gap else { return Duration::ZERO };
+        let (dense, gap) = (DENSE_GAP.as_nanos(), gap.as_nanos());
+        if gap <= dense {
+            return wait;
+        }
+        let nanos = wait.as_nanos() * dense * dense / (gap * gap);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
 
@@ -134,6 +180,42 @@ mod tests {
     }
 
     #[test]
+    fn where_requests_are_rare_little_waits() {
+        let wait = Duration::from_micros(900);
+        let worth = |gap: u64| {
+            let mut density = Density::default();
+            (0..2000).for_each(|request| density.count(at(gap * request)));
+            density.worth(wait)
+        };
+        assert_eq!(Density::default().worth(wait), Duration::ZERO, "nothing is known");
+        assert_eq!(worth(10), wait);
+        assert_eq!(worth(60), wait);
+        let half = worth(120); // half as dense: a quarter
+        assert!(half > Duration::from_micros(215) && half <= Duration::from_micros(225), "{half:?}");
+        assert!(worth(1000) < Duration::from_micros(4));
+        assert_eq!(worth(1_000_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_idle_spell_ends_waits() {
+        let mut density = Density::default();
+        (0..1000).for_each(|request| density.count(at(20 * request)));
+        assert_eq!(density.worth(WAIT_MAX), WAIT_MAX);
+        density.count(at(5_000_000));
+        assert!(density.worth(WAIT_MAX) < Duration::from_micros(1));
+    }
+
+    #[test]
+    fn what_nobody_notices_is_granted_to_a_busy_worker() {
+        let mut patience = Patience::new(Duration::ZERO);
+        for request in 0..1000 {
+            patience.asked(at(50 * request), 1);
+            patience.answered(at(50 * request + 40), 1);
+        }
+        assert!(patience.granted() > Duration::ZERO && patience.granted() == patience.unnoticed(), "{patience:?}");
+    }
+
+    #[test]
     fn an_estimate_comes_to_rest_near_the_quartile() {
         let mut probed = Probed::default();
         let mut prng = Prng::new(7);
@@ -155,32 +237,32 @@ mod tests {
             now += if round % 2 == 0 { 400 } else { 100_000 };
             patience.answered(at(now), round);
         }
-        assert!(patience.granted() < Duration::from_micros(200), "{patience:?}");
+        assert!(patience.unnoticed() < Duration::from_micros(200), "{patience:?}");
     }
 
     #[test]
     fn prompt_answers_grant_no_wait_and_slow_ones_do() {
         let mut patience = Patience::new(PROMPT);
-        assert_eq!(patience.granted(), Duration::ZERO);
+        assert_eq!(patience.unnoticed(), Duration::ZERO);
         patience.asked(at(0), 1);
         patience.asked(at(10), 2);
         patience.answered(at(20), 2);
-        assert_eq!(patience.granted(), Duration::ZERO, "another stream's answer");
+        assert_eq!(patience.unnoticed(), Duration::ZERO, "another stream's answer");
         patience.answered(at(250), 1);
-        assert_eq!(patience.granted(), Duration::ZERO, "prompt");
+        assert_eq!(patience.unnoticed(), Duration::ZERO, "prompt");
         for round in 0..200 {
             patience.asked(at(1000 * round), 3);
             patience.answered(at(1000 * round + 700), 3);
         }
-        let granted = patience.granted();
+        let granted = patience.unnoticed();
         assert!(granted > Duration::from_micros(200) && granted <= Duration::from_micros(400), "{granted:?}");
         patience.answered(at(9_000_000), 3);
-        assert_eq!(patience.granted(), granted, "nothing was asked");
+        assert_eq!(patience.unnoticed(), granted, "nothing was asked");
         for round in 10..2000 {
             patience.asked(at(1_000_000 * round), 3);
             patience.answered(at(1_000_000 * round + 100_000), 3);
         }
-        assert_eq!(patience.granted(), WAIT_MAX);
+        assert_eq!(patience.unnoticed(), WAIT_MAX);
     }
 
     /// What is granted makes answers seem slower, which must not grant more and more.
@@ -192,6 +274,7 @@ mod tests {
             let (mut now, mut sum) = (0, 0);
             for _ in 0..20_000 {
                 patience.asked(at(now), 1);
+                patience.density = Density { gap: Some(DENSE_GAP), ..Density::default() }; // by others
                 let wait = patience.granted().as_micros() as u64;
                 now += answer_micros + prng.below(wait + 1);
                 patience.answered(at(now), 1);
@@ -211,7 +294,7 @@ mod tests {
                 patience.client_asked(at(200 * round), 1);
             }
         }
-        assert_eq!(patience.granted(), Duration::from_micros(20));
+        assert_eq!(patience.unnoticed(), Duration::from_micros(20));
     }
 
     #[test]
@@ -220,10 +303,10 @@ mod tests {
         patience.asked(at(0), 1);
         patience.asked(at(999_999), 2);
         patience.answered(at(1_000_000), 2);
-        assert_eq!(patience.granted(), Duration::ZERO, "the first one was still waited for");
+        assert_eq!(patience.unnoticed(), Duration::ZERO, "the first one was still waited for");
         patience.asked(at(1_000_000), 3);
         patience.answered(at(1_000_800), 3);
-        assert_eq!(patience.granted(), Duration::from_micros(500));
+        assert_eq!(patience.unnoticed(), Duration::from_micros(500));
     }
 
     #[test]
@@ -234,7 +317,7 @@ mod tests {
             quick.client_asked(at(100 * round), 1);
             rare.client_asked(at(3_000_000 * round), round as u32);
         }
-        assert_eq!(quick.granted(), Duration::from_micros(10));
-        assert_eq!(rare.granted(), WAIT_MAX);
+        assert_eq!(quick.unnoticed(), Duration::from_micros(10));
+        assert_eq!(rare.unnoticed(), WAIT_MAX);
     }
 }

@@ -43,7 +43,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::base::time::Time;
-use crate::ring::RingError;
+use crate::ring::{RingError, ask_for_short_turns};
 use driver::{Driver, Progress};
 
 /// How often progress is told.
@@ -176,7 +176,9 @@ fn prepare<'r>(
     {
         return Err(LoadError::Pin(core));
     }
-    // Failing to set it makes starts less exact, which late starts would tell.
+    // Failing to set these makes starts less exact, which late starts would tell; and who waits long for a turn of its own
+    // takes that for the server's time.
+    let _ = ask_for_short_turns();
     let _ = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NANOS));
     // The standard library's own source of random keys.
     let seed = RandomState::new().build_hasher().finish();

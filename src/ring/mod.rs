@@ -15,7 +15,7 @@ mod uring;
 pub use op::{Completion, Errno, Fd, Kind, Outcome, Token};
 pub use setup::{RingError, RingSettings};
 pub use sockets::{BindError, FastOpen, Listener, ListenerSettings, listen};
-pub use sys::{ClockState, Waker, clock_state};
+pub use sys::{ClockState, Waker, ask_for_short_turns, clock_state};
 pub use uring::{Lease, Uring};
 
 use std::net::SocketAddr;

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::base::prng::Prng;
 use crate::base::wire::Role;
-use crate::ring::{BindError, Errno, FastOpen, ListenerSettings, RingError, RingSettings, Uring, listen};
+use crate::ring::{
+    BindError, Errno, FastOpen, ListenerSettings, RingError, RingSettings, Uring, ask_for_short_turns, listen,
+};
 use crate::worker::{Command, Links, ListenerPlan, Shared, Worker, WorkerSettings};
 
 /// One address to listen on, by every worker.
@@ -246,6 +248,8 @@ fn work<L: Role<Links>>(
         let _ = ready.send(Some(WorkersError::Pin(core)));
         return Ok(());
     }
+    // Without it the worker only waits longer where others share its core.
+    let _ = ask_for_short_turns();
     let ring = match Uring::new(ring, origin) {
         Ok(ring) => ring,
         Err(error) => {

@@ -1,19 +1,26 @@
-//! HKDF for the handshake, over HMAC keys that are set up once.
+//! Hashing for the handshake: the transcript, and HKDF over HMAC keys that are set up once.
 //!
 //! Owns the key of one extraction. The library's own HKDF prepares the HMAC key anew for each of the dozen secrets that are
 //! expanded from one; this keeps it prepared. Invariant: the same secrets as [RFC 5869] gives, and what it writes down of them
 //! is cleared: keys by the library, the rest here.
 //!
+//! The hashes are not those of the other library that does the cryptography here: a handshake takes some forty of a
+//! hundred bytes each, of which that one spends three quarters on setting up, copying and clearing its contexts.
+//!
 //! [RFC 5869]: https://www.rfc-editor.org/rfc/rfc5869
 
+use std::marker::PhantomData;
 use std::sync::LazyLock;
 
-use aws_lc_rs::hmac::{Algorithm, HMAC_SHA256, HMAC_SHA384, Key};
+use hmac::digest::{Digest, FixedOutput, block_api::EagerHash};
+use hmac::{Hmac, KeyInit, Mac};
 use rustls::crypto::CipherSuiteCommon;
 use rustls::crypto::aws_lc_rs::cipher_suite;
+use rustls::crypto::hash::{Context, Hash, HashAlgorithm, Output};
 use rustls::crypto::hmac::Tag;
 use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
 use rustls::{SupportedCipherSuite, Tls13CipherSuite};
+use sha2::{Sha256, Sha384};
 use zeroize::Zeroizing;
 
 /// Most bytes of a hash that a TLS 1.3 suite uses.
@@ -45,19 +52,24 @@ pub(super) fn counterparts(own: &[SupportedCipherSuite], usual: &[SupportedCiphe
 
 fn suite(usual: SupportedCipherSuite) -> SupportedCipherSuite {
     let Some(usual) = usual.tls13() else { return usual };
-    let derivation: &'static dyn Hkdf = match usual.common.hash_provider.output_len() {
-        32 => &Derivation(HMAC_SHA256),
-        _ => &Derivation(HMAC_SHA384),
+    let (transcript, derivation): (&'static dyn Hash, &'static dyn Hkdf) = match usual.common.hash_provider.algorithm()
+    {
+        HashAlgorithm::SHA256 => (&Transcripts(HashAlgorithm::SHA256, PhantomData::<Sha256>), &SHA256),
+        _ => (&Transcripts(HashAlgorithm::SHA384, PhantomData::<Sha384>), &SHA384),
     };
-    with_hkdf(usual, derivation)
+    with_hashing(usual, transcript, derivation)
 }
 
-/// The same suite with another HKDF. Leaked: rustls wants suites for ever.
-pub(super) fn with_hkdf(usual: &Tls13CipherSuite, hkdf: &'static dyn Hkdf) -> SupportedCipherSuite {
+/// The same suite with another HKDF, and another hash for the transcript. Leaked: rustls wants suites for ever.
+pub(super) fn with_hashing(
+    usual: &Tls13CipherSuite,
+    transcript: &'static dyn Hash,
+    hkdf: &'static dyn Hkdf,
+) -> SupportedCipherSuite {
     SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
         common: CipherSuiteCommon {
             suite: usual.common.suite,
-            hash_provider: usual.common.hash_provider,
+            hash_provider: transcript,
             confidentiality_limit: usual.common.confidentiality_limit,
         },
         hkdf_provider: hkdf,
@@ -66,26 +78,72 @@ pub(super) fn with_hkdf(usual: &Tls13CipherSuite, hkdf: &'static dyn Hkdf) -> Su
     })))
 }
 
-struct Derivation(Algorithm);
+/// A hash that HMAC can prepare keys for.
+trait Hashing: EagerHash<Core: Send + Sync> + Digest + Clone + Send + Sync + 'static {}
 
-impl Derivation {
-    /// HKDF-Extract (RFC 5869 2.2). Without a salt, one of zeros as long as the hash.
-    fn extract(&self, salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
-        let zeros = [0; HASH_BYTES_MAX];
-        let salt = Key::new(self.0, salt.unwrap_or(&zeros[..self.hash_bytes()]));
-        let mut extracted = Zeroizing::new([0; HASH_BYTES_MAX]);
-        sign(&salt, secret, &mut extracted);
-        Box::new(Expander(Key::new(self.0, &extracted[..self.hash_bytes()])))
+impl<D: EagerHash<Core: Send + Sync> + Digest + Clone + Send + Sync + 'static> Hashing for D {}
+
+/// Hashes of what a handshake has said so far.
+struct Transcripts<D>(HashAlgorithm, PhantomData<D>);
+
+struct Transcript<D>(D);
+
+impl<D: Hashing> Hash for Transcripts<D> {
+    fn start(&self) -> Box<dyn Context> {
+        Box::new(Transcript(D::new()))
     }
 
-    fn hash_bytes(&self) -> usize {
-        self.0.digest_algorithm().output_len()
+    fn hash(&self, data: &[u8]) -> Output {
+        Output::new(&D::digest(data))
+    }
+
+    fn output_len(&self) -> usize {
+        <D as Digest>::output_size()
+    }
+
+    fn algorithm(&self) -> HashAlgorithm {
+        self.0
     }
 }
 
-impl Hkdf for Derivation {
+impl<D: Hashing> Context for Transcript<D> {
+    fn fork_finish(&self) -> Output {
+        Output::new(&self.0.clone().finalize())
+    }
+
+    fn fork(&self) -> Box<dyn Context> {
+        Box::new(Transcript(self.0.clone()))
+    }
+
+    fn finish(self: Box<Self>) -> Output {
+        Output::new(&self.0.finalize())
+    }
+
+    fn update(&mut self, data: &[u8]) {
+        Digest::update(&mut self.0, data);
+    }
+}
+
+struct Derivation<D>(PhantomData<D>);
+
+static SHA256: Derivation<Sha256> = Derivation(PhantomData);
+static SHA384: Derivation<Sha384> = Derivation(PhantomData);
+
+impl<D: Hashing> Derivation<D> {
+    const ZEROS: [u8; HASH_BYTES_MAX] = [0; HASH_BYTES_MAX];
+
+    /// HKDF-Extract (RFC 5869 2.2). Without a salt, one of zeros as long as the hash.
+    fn extract(&self, salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
+        let mut extracted = Zeroizing::new([0; HASH_BYTES_MAX]);
+        let extracted = &mut extracted[..<D as Digest>::output_size()];
+        sign(keyed::<D>(salt.unwrap_or(&Self::ZEROS[..extracted.len()])), secret, extracted);
+        Box::new(Expander(keyed::<D>(extracted)))
+    }
+}
+
+impl<D: Hashing> Hkdf for Derivation<D> {
     fn extract_from_zero_ikm(&self, salt: Option<&[u8]>) -> Box<dyn HkdfExpander> {
-        self.extract(salt, &[0; HASH_BYTES_MAX][..self.hash_bytes()])
+        self.extract(salt, &Self::ZEROS[..<D as Digest>::output_size()])
     }
 
     fn extract_from_secret(&self, salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
@@ -93,39 +151,39 @@ impl Hkdf for Derivation {
     }
 
     fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander> {
-        Box::new(Expander(Key::new(self.0, okm.as_ref())))
+        Box::new(Expander(keyed::<D>(okm.as_ref())))
     }
 
     fn hmac_sign(&self, key: &OkmBlock, message: &[u8]) -> Tag {
         // Of a message that the peer is sent: no secret.
-        Tag::new(aws_lc_rs::hmac::sign(&Key::new(self.0, key.as_ref()), message).as_ref())
+        let mut tag = [0; HASH_BYTES_MAX];
+        let tag = &mut tag[..<D as Digest>::output_size()];
+        sign(keyed::<D>(key.as_ref()), message, tag);
+        Tag::new(tag)
     }
 }
 
 /// HKDF-Expand (RFC 5869 2.3) of one secret.
-struct Expander(Key);
+struct Expander<D: Hashing>(Hmac<D>);
 
-impl Expander {
+impl<D: Hashing> Expander<D> {
     /// Fills `output`, which is at most [`BLOCKS_MAX`] blocks long.
     fn expand(&self, info: &[&[u8]], output: &mut [u8]) {
-        let hash_bytes = self.hash_len();
-        let info_bytes: usize = info.iter().map(|part| part.len()).sum();
-        let mut message = Zeroizing::new(Vec::with_capacity(hash_bytes + info_bytes + 1)); // never grows
         let mut last = Zeroizing::new([0; HASH_BYTES_MAX]);
-        for (index, block) in output.chunks_mut(hash_bytes).enumerate() {
-            message.clear();
+        let last = &mut last[..self.hash_len()];
+        for (index, block) in output.chunks_mut(last.len()).enumerate() {
+            let mut mac = self.0.clone();
             if index > 0 {
-                message.extend_from_slice(&last[..hash_bytes]);
+                mac.update(last);
             }
-            info.iter().for_each(|part| message.extend_from_slice(part));
-            message.push(index as u8 + 1); // at most BLOCKS_MAX
-            sign(&self.0, &message, &mut last);
+            info.iter().for_each(|part| mac.update(part));
+            sign(mac, &[index as u8 + 1], last); // at most BLOCKS_MAX
             block.copy_from_slice(&last[..block.len()]);
         }
     }
 }
 
-impl HkdfExpander for Expander {
+impl<D: Hashing> HkdfExpander for Expander<D> {
     fn expand_slice(&self, info: &[&[u8]], output: &mut [u8]) -> Result<(), OutputLengthError> {
         if output.len() > BLOCKS_MAX * self.hash_len() {
             return Err(OutputLengthError);
@@ -142,21 +200,23 @@ impl HkdfExpander for Expander {
     }
 
     fn hash_len(&self) -> usize {
-        self.0.algorithm().digest_algorithm().output_len()
+        <D as Digest>::output_size()
     }
 }
 
-/// HMAC into memory of the caller, who clears it: the library's `Tag` is copied about and is not.
-fn sign(key: &Key, message: &[u8], output: &mut [u8; HASH_BYTES_MAX]) {
-    aws_lc_rs::hmac::sign_to_buffer(key, message, output).expect("there is room for the hash of any suite");
+fn keyed<D: Hashing>(key: &[u8]) -> Hmac<D> {
+    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+/// Ends `mac` with `message` into memory of the caller, as long as the hash, who clears it.
+fn sign<D: Hashing>(mut mac: Hmac<D>, message: &[u8], output: &mut [u8]) {
+    mac.update(message);
+    mac.finalize_into(output.try_into().expect("as long as the hash"));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SHA256: Derivation = Derivation(HMAC_SHA256);
-    const SHA384: Derivation = Derivation(HMAC_SHA384);
 
     fn bytes(hex: &str) -> Vec<u8> {
         let pair = |pair: &[u8]| u8::from_str_radix(core::str::from_utf8(pair).unwrap(), 16).unwrap();
@@ -216,10 +276,10 @@ mod tests {
                 self.0
             }
         }
-        for (derivation, algorithm) in [(SHA256, aws_lc_rs::hkdf::HKDF_SHA256), (SHA384, aws_lc_rs::hkdf::HKDF_SHA384)]
-        {
+        let derivations: [(&dyn Hkdf, usize, _); 2] =
+            [(&SHA256, 32, aws_lc_rs::hkdf::HKDF_SHA256), (&SHA384, 48, aws_lc_rs::hkdf::HKDF_SHA384)];
+        for (derivation, hash_bytes, algorithm) in derivations {
             let (secret, salt, info) = (counted(1..=48), counted(7..=38), [&b"one"[..], b"", b"two"]);
-            let hash_bytes = derivation.hash_bytes();
             let expander = derivation.extract_from_secret(Some(&salt), &secret);
             let usual = aws_lc_rs::hkdf::Salt::new(algorithm, &salt).extract(&secret);
             let of_key = derivation.expander_for_okm(&OkmBlock::new(&secret[..hash_bytes]));

@@ -163,7 +163,7 @@ static SUITES: LazyLock<[SupportedCipherSuite; 3]> = LazyLock::new(|| derive::SU
 
 fn noting(suite: SupportedCipherSuite) -> SupportedCipherSuite {
     let Some(usual) = suite.tls13() else { return suite };
-    derive::with_hkdf(usual, Box::leak(Box::new(Noting(usual.hkdf_provider))))
+    derive::with_hashing(usual, usual.common.hash_provider, Box::leak(Box::new(Noting(usual.hkdf_provider))))
 }
 
 /// The same suites, with what is needed to keep tickets.

@@ -27,8 +27,8 @@ const DEBT_NANOS_MAX: i64 = 2_000_000;
 /// Handshakes of one pass end after this: longer, and requests of established connections would wait for too many.
 pub(super) const SLICE: Duration = Duration::from_micros(500);
 
-/// A core on which nothing else happened for this long has nothing else to do. As long as the ring's own wait for fuller
-/// batches, which is no idleness.
+/// A core on which nothing else happened for this long has nothing else to do. What comes while the ring waits for a
+/// fuller batch is seen before that is asked, so such a wait does not pass for idleness.
 pub(super) const GAP: Duration = Duration::from_micros(200);
 
 /// How long the time left idle is watched before the share is moved.

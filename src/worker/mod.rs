@@ -198,7 +198,10 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.gate();
         self.arm_listeners();
         let waits = !self.engine.queue.is_empty();
-        self.meter.begin((waits || self.engine.budget.is_low()).then(|| mark(&self.ring)));
+        let is_metered = waits || self.engine.budget.is_low();
+        // The end of a pass that was accounted for is the beginning of this one: nothing was done between them.
+        let begun = || if self.meter.is_on() { self.accounted } else { mark(&self.ring) };
+        self.meter.begin(is_metered.then(begun));
         let until = self.next_deadline();
         let mut completions = std::mem::take(&mut self.completions);
         let patience = self.engine.role.patience();
