@@ -13,8 +13,12 @@ use crate::base::time::Time;
 /// by no more.
 const PACE_PART: u32 = 10;
 
-/// No wait is longer, whatever is granted.
-const WAIT_MAX: Duration = Duration::from_millis(1);
+/// No wait is longer for answers that take long, because each request waits for it twice, and asks once.
+const ANSWERS_WAIT_MAX: Duration = Duration::from_millis(1);
+
+/// No wait is longer, whatever is granted: what a client with many requests side by side asks for in that time arrives
+/// and leaves in one piece.
+const WAIT_MAX: Duration = Duration::from_millis(4);
 
 /// Small requests that come at least this often take a quarter of a core or more: there the whole wait is granted. Where
 /// they come less often little is gained by making room. Costly ones, handshakes and bodies, fill a core at lower rates; their
@@ -88,7 +92,7 @@ impl Patience {
     /// What no sender would notice.
     fn unnoticed(&self) -> Duration {
         let beyond = self.answers.quartile().saturating_sub(self.prompt);
-        beyond.max(self.pace.quartile() / PACE_PART).min(WAIT_MAX)
+        beyond.min(ANSWERS_WAIT_MAX).max(self.pace.quartile() / PACE_PART).min(WAIT_MAX)
     }
 }
 
@@ -270,7 +274,7 @@ mod tests {
             patience.asked(at(1_000_000 * round), 3);
             patience.answered(at(1_000_000 * round + 100_000), 3);
         }
-        assert_eq!(patience.unnoticed(), WAIT_MAX);
+        assert_eq!(patience.unnoticed(), ANSWERS_WAIT_MAX);
     }
 
     /// What is granted makes answers seem slower, which must not grant more and more.

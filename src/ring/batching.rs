@@ -17,8 +17,8 @@ const GATHERED_MIN: u64 = 2;
 /// with what is expected would last half of its time.
 const ASKED_TIMES: u64 = 4;
 
-/// Most arrivals that a prolonged wait asks for.
-const ASKED_MAX: u64 = 256;
+/// Most arrivals that a prolonged wait asks for: what a pass costs by itself is little of what so many cost.
+const ASKED_MAX: u64 = 32;
 
 /// After waits that gathered too little, so many passes go without.
 const REST_PASSES: u32 = 1024;
@@ -99,7 +99,7 @@ mod tests {
         let mut batching = Batching::new(200);
         assert_eq!(batching.plan(LONG, None), None, "nothing is known yet");
         run(&mut batching, 100, 40_000, 8); // one each 5 microseconds
-        assert_eq!(batching.plan(LONG, None), Some((160, 200)));
+        assert_eq!(batching.plan(LONG, None), Some((32, 200)));
         assert!(run(&mut batching, 1000, 200_000, 12) > 990);
     }
 
@@ -122,10 +122,10 @@ mod tests {
     fn no_wait_is_longer_than_patience() {
         let mut batching = Batching::new(200);
         run(&mut batching, 100, 40_000, 8);
-        assert_eq!(batching.plan(Duration::from_micros(50), None), Some((40, 50)));
+        assert_eq!(batching.plan(Duration::from_micros(50), None), Some((32, 50)));
         assert_eq!(batching.plan(Duration::from_micros(5), None), None, "nothing to gather in that");
         assert_eq!(batching.plan(Duration::ZERO, None), None);
-        assert_eq!(batching.plan(LONG, Some(Duration::from_micros(50))), Some((40, 50)), "nor than the timeout");
+        assert_eq!(batching.plan(LONG, Some(Duration::from_micros(50))), Some((32, 50)), "nor than the timeout");
     }
 
     #[test]
