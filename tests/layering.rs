@@ -41,6 +41,8 @@ const CRATES: &[(&str, &[&str])] = &[
     // The demo's tunnel client is to be a stranger to Trunkline's own TLS.
     ("rustls", &["src/tls/", "src/cli/demo/tunnel.rs"]),
     ("aws_lc_rs", &["src/tls/", "src/tickets/seal.rs"]),
+    ("hmac", &["src/tls/derive.rs"]),
+    ("sha2", &["src/tls/derive.rs"]),
     ("mio", &["src/client/", "src/server/"]),
     ("core_affinity", &["src/server/", "src/load/"]),
     ("mimalloc", &["src/main.rs"]),
@@ -66,7 +68,11 @@ const BYTE_PATH_EXCEPTIONS: &[(&str, &str, &str)] = &[
         "dyn",
         "rustls takes key exchange groups and the verifier as trait objects; built once per settings",
     ),
-    ("src/tls/derive.rs", "dyn", "rustls takes HKDF as trait objects; used in handshakes only"),
+    (
+        "src/tls/derive.rs",
+        "dyn",
+        "rustls takes HKDF and the transcript's hash as trait objects; used in handshakes only",
+    ),
     (
         "src/tls/mint.rs",
         "dyn",

@@ -630,6 +630,11 @@ fn no_file_is_made_or_emptied_under_the_seccomp_profile() {
 
 #[test]
 fn requests_are_served_under_the_seccomp_profile() {
+    // Workers do without these, so nothing but this would tell.
+    let text = read("tuning/seccomp/trunkline.json");
+    for call in ["\"sched_getattr\"", "\"sched_setattr\""] {
+        assert!(text.contains(call), "{call}");
+    }
     let Some((good, text)) = demo_under(&root().join("tuning/seccomp/trunkline.json")) else { return };
     assert!(good && text.contains("200, 123 bytes"), "{text}");
 }

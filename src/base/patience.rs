@@ -1,8 +1,9 @@
 //! How long what has arrived may wait for company: a share of what its sender will not notice, and less the less there is
 //! to gain.
 //!
-//! Owns three estimates: how long answers take and how often a client asks, each with one probe at a time, and how many requests
-//! come in all. Never reads a clock and keeps nothing per request. Invariant: a probe that comes to nothing is given up, so that estimates keep moving.
+//! Owns three estimates: how long answers take and how often a client asks, each with one probe at a time, and how often
+//! anything is asked: requests, and pieces of what is sent with them. Never reads a clock and keeps nothing per request. Invariant: a probe that comes to nothing is given up, so
+//! that estimates keep moving.
 
 use std::time::Duration;
 
@@ -12,14 +13,19 @@ use crate::base::time::Time;
 /// by no more.
 const PACE_PART: u32 = 10;
 
-/// No wait is longer, whatever is granted.
-const WAIT_MAX: Duration = Duration::from_millis(1);
+/// No wait is longer for answers that take long, because each request waits for it twice, and asks once.
+const ANSWERS_WAIT_MAX: Duration = Duration::from_millis(1);
 
-/// Requests that come at least this often take a quarter of a core or more: there the whole wait is granted. Where they
-/// come less often, a core has time to spare, and little is gained by making room on it.
+/// No wait is longer, whatever is granted: what a client with many requests side by side asks for in that time arrives
+/// and leaves in one piece.
+const WAIT_MAX: Duration = Duration::from_millis(4);
+
+/// Small requests that come at least this often take a quarter of a core or more: there the whole wait is granted. Where
+/// they come less often little is gained by making room. Costly ones, handshakes and bodies, fill a core at lower rates; their
+/// passes are full by themselves.
 const DENSE_GAP: Duration = Duration::from_micros(60);
 
-/// How long requests are counted to tell how often they come.
+/// How long is counted to tell how often anything is asked.
 const COUNT_TIME: Duration = Duration::from_millis(10);
 
 /// A probe without an end for this long is given up: its stream may be gone, its client may have gone quiet.
@@ -73,29 +79,29 @@ impl Patience {
     /// The first bytes of an answer came on the stream with this tag. They may have waited themselves, for half of what is
     /// granted on average, which is not what the other side took.
     pub fn answered(&mut self, now: Time, stream: u32) {
-        let own = self.granted() / 2;
+        let own = self.granted(now) / 2;
         self.answers.end(now, stream, own);
     }
 
     /// How long what arrives may wait. Zero until something is known.
     #[must_use]
-    pub fn granted(&self) -> Duration {
-        self.density.worth(self.unnoticed())
+    pub fn granted(&self, now: Time) -> Duration {
+        self.density.worth(now, self.unnoticed())
     }
 
     /// What no sender would notice.
     fn unnoticed(&self) -> Duration {
         let beyond = self.answers.quartile().saturating_sub(self.prompt);
-        beyond.max(self.pace.quartile() / PACE_PART).min(WAIT_MAX)
+        beyond.min(ANSWERS_WAIT_MAX).max(self.pace.quartile() / PACE_PART).min(WAIT_MAX)
     }
 }
 
-/// How often requests come.
+/// How often anything is asked.
 #[derive(Default, Debug)]
 struct Density {
     since: Time,
     count: u32,
-    /// Mean time between two requests when last counted; none before that.
+    /// Mean time between two of them when last counted; none before that.
     gap: Option<Duration>,
 }
 
@@ -110,14 +116,16 @@ impl Density {
 
     /// What of a wait is worth it: all with requests that are dense, and else less by the square of how thin they are.
     /// Once because a wait gathers less, once because what it saves is less of the core.
-    fn worth(&self, wait: Duration) -> Duration {
-        let Some(gap) = self.gap else { return Duration::ZERO };
-        let (dense, gap) = (DENSE_GAP.as_nanos(), gap.as_nanos());
-        if gap <= dense {
+    fn worth(&self, now: Time, wait: Duration) -> Duration {
+        let Some(counted) = self.gap else { return Duration::ZERO };
+        let elapsed = now.since(self.since);
+        // Nothing was asked for a while: what was counted before is of another time.
+        let gap = if elapsed < COUNT_TIME { counted } else { counted.max(elapsed / (self.count + 1)) };
+        if gap <= DENSE_GAP {
             return wait;
         }
-        let nanos = wait.as_nanos() * dense * dense / (gap * gap);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        let thin = DENSE_GAP.div_duration_f64(gap);
+        wait.mul_f64(thin * thin)
     }
 }
 
@@ -185,13 +193,13 @@ mod tests {
         let worth = |gap: u64| {
             let mut density = Density::default();
             (0..2000).for_each(|request| density.count(at(gap * request)));
-            density.worth(wait)
+            density.worth(at(gap * 2000), wait)
         };
-        assert_eq!(Density::default().worth(wait), Duration::ZERO, "nothing is known");
+        assert_eq!(Density::default().worth(at(0), wait), Duration::ZERO, "nothing is known");
         assert_eq!(worth(10), wait);
         assert_eq!(worth(60), wait);
-        let half = worth(120); // half as dense: a quarter
-        assert!(half > Duration::from_micros(215) && half <= Duration::from_micros(225), "{half:?}");
+        let thin = worth(120); // half as dense: a quarter
+        assert!(thin > Duration::from_micros(215) && thin <= Duration::from_micros(225), "{thin:?}");
         assert!(worth(1000) < Duration::from_micros(4));
         assert_eq!(worth(1_000_000), Duration::ZERO);
     }
@@ -200,9 +208,10 @@ mod tests {
     fn an_idle_spell_ends_waits() {
         let mut density = Density::default();
         (0..1000).for_each(|request| density.count(at(20 * request)));
-        assert_eq!(density.worth(WAIT_MAX), WAIT_MAX);
+        assert_eq!(density.worth(at(20_000), WAIT_MAX), WAIT_MAX);
+        assert!(density.worth(at(5_000_000), WAIT_MAX) < Duration::from_micros(1), "nobody asks");
         density.count(at(5_000_000));
-        assert!(density.worth(WAIT_MAX) < Duration::from_micros(1));
+        assert!(density.worth(at(5_000_000), WAIT_MAX) < Duration::from_micros(1), "one asks again");
     }
 
     #[test]
@@ -212,7 +221,10 @@ mod tests {
             patience.asked(at(50 * request), 1);
             patience.answered(at(50 * request + 40), 1);
         }
-        assert!(patience.granted() > Duration::ZERO && patience.granted() == patience.unnoticed(), "{patience:?}");
+        assert!(
+            patience.granted(at(50_000)) > Duration::ZERO && patience.granted(at(50_000)) == patience.unnoticed(),
+            "{patience:?}"
+        );
     }
 
     #[test]
@@ -262,7 +274,7 @@ mod tests {
             patience.asked(at(1_000_000 * round), 3);
             patience.answered(at(1_000_000 * round + 100_000), 3);
         }
-        assert_eq!(patience.unnoticed(), WAIT_MAX);
+        assert_eq!(patience.unnoticed(), ANSWERS_WAIT_MAX);
     }
 
     /// What is granted makes answers seem slower, which must not grant more and more.
@@ -274,8 +286,8 @@ mod tests {
             let (mut now, mut sum) = (0, 0);
             for _ in 0..20_000 {
                 patience.asked(at(now), 1);
-                patience.density = Density { gap: Some(DENSE_GAP), ..Density::default() }; // by others
-                let wait = patience.granted().as_micros() as u64;
+                patience.density = Density { since: at(now), count: 0, gap: Some(DENSE_GAP) }; // by others
+                let wait = patience.granted(at(now)).as_micros() as u64;
                 now += answer_micros + prng.below(wait + 1);
                 patience.answered(at(now), 1);
                 sum += wait;

@@ -207,7 +207,7 @@ pub trait Role<W: Wire> {
     fn pass_ended(&mut self, now: Time, wire: &mut W);
 
     /// How long what arrives may wait for company: what nobody will notice. Zero: not at all.
-    fn patience(&self) -> Duration {
+    fn patience(&self, _now: Time) -> Duration {
         Duration::ZERO
     }
 

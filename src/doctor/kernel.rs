@@ -25,7 +25,7 @@ fn release(facts: &Facts) -> Option<Finding> {
                 .why("multishot receive, provided buffers and deferred task work are missing: no worker starts")
         }
         Some(version) if version < RELEASE_BATCHES => {
-            Finding::note(group, name, release).why("batch_wait has no effect before 6.12: passes carry less each")
+            Finding::note(group, name, release).why("batch_wait has no effect before 6.12, so passes carry less each, and workers get no short turns on cores they share")
         }
         Some(_) => Finding::ok(group, name, release),
     };

@@ -528,8 +528,8 @@ impl<W: Wire> Role<W> for Gateway {
         }
     }
 
-    fn patience(&self) -> Duration {
-        self.patience.granted()
+    fn patience(&self, now: Time) -> Duration {
+        self.patience.granted(now)
     }
 
     fn next_deadline(&self) -> Option<Time> {

@@ -1392,13 +1392,39 @@ mod tests {
         block
     }
 
+    /// Opens a stream and asks on it.
+    fn asked(near: &mut Connection, flags: HeaderFlags, out: &mut Vec<u8>) -> StreamId {
+        let stream = near.open(0, 3).unwrap();
+        near.send_headers(stream, &request(), flags, out).unwrap();
+        stream
+    }
+
+    #[test]
+    fn a_request_is_passed_on_as_it_came_and_on_own_streams_alone() {
+        let (mut near, mut far) = pair();
+        let (mut passed, mut sent) = (Vec::new(), Vec::new());
+        let stream = near.open(0, 3).unwrap();
+        near.pass_request(stream, &request(), HeaderFlags::END, &mut passed).unwrap();
+        assert_eq!(events(&mut far, &passed), ["Headers 1 true 1"]);
+        assert_eq!(
+            near.pass_request(stream, &request(), HeaderFlags::END, &mut sent),
+            Err(StreamError::State),
+            "twice"
+        );
+        assert_eq!(
+            far.pass_request(stream, &request(), HeaderFlags::END, &mut sent),
+            Err(StreamError::State),
+            "the peer's"
+        );
+        assert!(sent.is_empty());
+    }
+
     #[test]
     fn an_answer_is_passed_on_as_it_came_and_a_request_is_not() {
         let (mut near, mut far) = pair();
         let mut to_far = Vec::new();
         for _ in 0..2 {
-            let stream = near.open(0, 3).unwrap();
-            near.send_headers(stream, &request(), HeaderFlags::END, &mut to_far).unwrap();
+            asked(&mut near, HeaderFlags::END, &mut to_far);
         }
         assert_eq!(events(&mut far, &to_far).len(), 2);
         let block = answer(200);
@@ -1441,8 +1467,7 @@ mod tests {
         let mut to_far = Vec::new();
         near.start(&mut to_far);
         for _ in 0..STREAMS_DEFAULT {
-            let stream = near.open(0, 3).unwrap();
-            near.send_headers(stream, &request(), HeaderFlags::NONE, &mut to_far).unwrap();
+            let stream = asked(&mut near, HeaderFlags::NONE, &mut to_far);
             near.send_data(stream, &[0; 20_000], true, &mut to_far).unwrap();
         }
         assert_eq!(near.open(0, 3), Err(OpenError::Limit));
@@ -1491,8 +1516,7 @@ mod tests {
         far.ping(at(0), &mut to_near);
         let mut input = &to_near[..];
         while near.receive(at(50), &mut input).unwrap().is_some() {}
-        let stream = near.open(0, 3).unwrap();
-        near.send_headers(stream, &request(), HeaderFlags::NONE, &mut to_far).unwrap();
+        let stream = asked(&mut near, HeaderFlags::NONE, &mut to_far);
         near.send_data(stream, &[0; 20_000], false, &mut to_far).unwrap();
         let mut input = &to_far[..];
         while far.receive(at(100), &mut input).unwrap().is_some() {}
@@ -1514,8 +1538,7 @@ mod tests {
     fn a_window_that_suffices_stays() {
         let (mut near, mut far) = pair();
         let (mut to_far, mut out) = (Vec::new(), Vec::new());
-        let stream = near.open(0, 3).unwrap();
-        near.send_headers(stream, &request(), HeaderFlags::NONE, &mut to_far).unwrap();
+        let stream = asked(&mut near, HeaderFlags::NONE, &mut to_far);
         near.send_data(stream, &[0; 40_000], false, &mut to_far).unwrap();
         events(&mut far, &to_far);
         // Most of what PINGs take now is queues, which larger windows would only feed.
@@ -1621,8 +1644,7 @@ mod tests {
         let (mut near, mut far) = pair();
         far.budgets.idle_frames = 0;
         let (mut to_far, mut to_near) = (Vec::new(), Vec::new());
-        let stream = near.open(0, 3).unwrap();
-        near.send_headers(stream, &request(), HeaderFlags::NONE, &mut to_far).unwrap();
+        let stream = asked(&mut near, HeaderFlags::NONE, &mut to_far);
         events(&mut far, &to_far);
         far.reset(stream, Reset { code: Code::OVERLOADED, receipt: Receipt::Refused, wait_ms: 5 }, &mut to_near);
         to_far.clear();

@@ -17,8 +17,8 @@ const GATHERED_MIN: u64 = 2;
 /// with what is expected would last half of its time.
 const ASKED_TIMES: u64 = 4;
 
-/// Most arrivals that a prolonged wait asks for.
-const ASKED_MAX: u64 = 256;
+/// Most arrivals that a prolonged wait asks for: what a pass costs by itself is little of what so many cost.
+const ASKED_MAX: u64 = 32;
 
 /// After waits that gathered too little, so many passes go without.
 const REST_PASSES: u32 = 1024;
@@ -49,8 +49,10 @@ impl Batching {
     }
 
     /// How many arrivals the next wait should ask for, within how many microseconds; none for an ordinary wait.
-    /// `patience`: how long an arrival may be left waiting.
-    pub(super) fn plan(&mut self, patience: Duration) -> Option<(usize, u32)> {
+    /// `patience`: how long an arrival may be left waiting. `timeout`: when the wait is to end anyhow; the kernel would let a
+    /// prolonged one go beyond it.
+    pub(super) fn plan(&mut self, patience: Duration, timeout: Option<Duration>) -> Option<(usize, u32)> {
+        let patience = timeout.map_or(patience, |timeout| timeout.min(patience));
         let wait_us = u32::try_from(patience.as_micros()).map_or(self.wait_us, |patience| patience.min(self.wait_us));
         let expected = u64::from(wait_us) * 1000 / self.gap_nanos.max(1);
         self.prolonged = expected >= EXPECTED_MIN && self.rest_passes == 0;
@@ -86,7 +88,7 @@ mod tests {
     fn run(batching: &mut Batching, passes: u32, nanos: u64, arrivals: usize) -> u32 {
         let mut prolonged = 0;
         for _ in 0..passes {
-            prolonged += u32::from(batching.plan(LONG).is_some());
+            prolonged += u32::from(batching.plan(LONG, None).is_some());
             batching.passed(nanos, arrivals);
         }
         prolonged
@@ -95,9 +97,9 @@ mod tests {
     #[test]
     fn a_steady_stream_is_gathered() {
         let mut batching = Batching::new(200);
-        assert_eq!(batching.plan(LONG), None, "nothing is known yet");
+        assert_eq!(batching.plan(LONG, None), None, "nothing is known yet");
         run(&mut batching, 100, 40_000, 8); // one each 5 microseconds
-        assert_eq!(batching.plan(LONG), Some((160, 200)));
+        assert_eq!(batching.plan(LONG, None), Some((32, 200)));
         assert!(run(&mut batching, 1000, 200_000, 12) > 990);
     }
 
@@ -113,16 +115,17 @@ mod tests {
         let mut batching = Batching::new(200);
         run(&mut batching, 100, 40_000, 8);
         batching.passed(10_000_000, 1);
-        assert_eq!(batching.plan(LONG), None);
+        assert_eq!(batching.plan(LONG, None), None);
     }
 
     #[test]
     fn no_wait_is_longer_than_patience() {
         let mut batching = Batching::new(200);
         run(&mut batching, 100, 40_000, 8);
-        assert_eq!(batching.plan(Duration::from_micros(50)), Some((40, 50)));
-        assert_eq!(batching.plan(Duration::from_micros(5)), None, "nothing to gather in that");
-        assert_eq!(batching.plan(Duration::ZERO), None);
+        assert_eq!(batching.plan(Duration::from_micros(50), None), Some((32, 50)));
+        assert_eq!(batching.plan(Duration::from_micros(5), None), None, "nothing to gather in that");
+        assert_eq!(batching.plan(Duration::ZERO, None), None);
+        assert_eq!(batching.plan(LONG, Some(Duration::from_micros(50))), Some((32, 50)), "nor than the timeout");
     }
 
     #[test]

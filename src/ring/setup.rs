@@ -20,7 +20,7 @@ pub struct RingSettings {
 }
 
 impl Default for RingSettings {
-    /// 4096 submissions, 16384 completions, 512 buffers of 64 KiB, and at most a millisecond to fill a batch. Only what was
+    /// 4096 submissions, 16384 completions, 512 buffers of 64 KiB, and at most 4 milliseconds to fill a batch. Only what was
     /// used of a buffer is memory, but all are used in turn at first and after they ran out: 2 MiB with small messages, 32 MiB
     /// once large ones have come. They are not given back.
     fn default() -> Self {
@@ -29,7 +29,7 @@ impl Default for RingSettings {
             completions: 16_384,
             buffers: 512,
             buffer_bytes: 64 * 1024,
-            batch_wait_us: 1000,
+            batch_wait_us: 4000,
         }
     }
 }

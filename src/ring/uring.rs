@@ -192,11 +192,7 @@ impl Ring for Uring {
             until.since(self.now)
         });
         // Who does not wait does not gather either, and learns nothing about gathering.
-        let batch = match timeout {
-            Some(Duration::ZERO) => None,
-            // The kernel would let a prolonged wait go beyond the timeout.
-            _ => self.batching.plan(timeout.map_or(patience, |timeout| timeout.min(patience))),
-        };
+        let batch = if timeout == Some(Duration::ZERO) { None } else { self.batching.plan(patience, timeout) };
         self.queue.enter(timeout, batch).map_err(|error| RingError::Broken(error.into()))?;
         self.tick();
         while let Some(raw) = self.queue.reap() {

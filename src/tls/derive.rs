@@ -1,11 +1,12 @@
 //! Hashing for the handshake: the transcript, and HKDF over HMAC keys that are set up once.
 //!
-//! Owns the key of one extraction. The library's own HKDF prepares the HMAC key anew for each of the dozen secrets that are
-//! expanded from one; this keeps it prepared. Invariant: the same secrets as [RFC 5869] gives, and what it writes down of them
-//! is cleared: keys by the library, the rest here.
+//! Owns the key of one extraction. rustls's provider prepares the HMAC key anew for each of the dozen secrets that are
+//! expanded from one; this keeps it prepared. Invariant: the same secrets as [RFC 5869] gives. What is written down of them here is
+//! cleared, and so are the states of `hmac` and `sha2` when they are dropped; what those two leave on the stack while they
+//! compute is not, and lasts until the next calls write over it.
 //!
-//! The hashes are not those of the other library that does the cryptography here: a handshake takes some forty of a
-//! hundred bytes each, of which that one spends three quarters on setting up, copying and clearing its contexts.
+//! The hashes are not AWS-LC's, which does the rest of the cryptography: a handshake takes some forty of a hundred bytes each,
+//! and AWS-LC spends three quarters of their time on setting up, copying and clearing its contexts.
 //!
 //! [RFC 5869]: https://www.rfc-editor.org/rfc/rfc5869
 

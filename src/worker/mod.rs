@@ -199,12 +199,12 @@ impl<R: Ring, L: Role<Links>> Worker<R, L> {
         self.arm_listeners();
         let waits = !self.engine.queue.is_empty();
         let is_metered = waits || self.engine.budget.is_low();
-        // The end of a pass that was accounted for is the beginning of this one: nothing was done between them.
+        // The end of a pass that was accounted for is the beginning of this one: only listeners were seen to between them.
         let begun = || if self.meter.is_on() { self.accounted } else { mark(&self.ring) };
         self.meter.begin(is_metered.then(begun));
         let until = self.next_deadline();
         let mut completions = std::mem::take(&mut self.completions);
-        let patience = self.engine.role.patience();
+        let patience = self.engine.role.patience(self.ring.now());
         self.ring.wait(Some(until), patience, &mut completions)?;
         let now = self.ring.now();
         (self.engine.now, self.engine.links.now) = (now, now);

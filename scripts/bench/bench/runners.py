@@ -26,7 +26,7 @@ WARM_S, WARM_CONNECTION_S = 0.3, 0.0015
 WARM_NEW_S = 0.5
 # h2load goes by its clock, which starts before its connections stand: it runs this much longer than what is read of it, and
 # for each connection this much more.
-SLACK_S, SLACK_CONNECTION_S = 0.6, 0.002
+SLACK_S, SLACK_CONNECTION_S = 1.5, 0.002
 # How long nginx is saturated to know what half of that is.
 SATURATION_S = 1.5
 # Downloads are under way for so long before small requests are beside them.

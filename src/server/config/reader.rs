@@ -161,7 +161,7 @@ impl Reader<'_> {
         let streams = section.number(problems, "streams_max", 1..=STREAMS_LIMIT);
         let buffers = section.number(problems, "buffers", 16..=BUFFERS_LIMIT);
         let buffer_bytes = section.number(problems, "buffer_bytes", 1024..=1024 * 1024);
-        let batch_wait = section.duration(problems, "batch_wait", default.batch_wait, Duration::ZERO..=MILLISECOND);
+        let batch_wait = section.duration(problems, "batch_wait", default.batch_wait, Duration::ZERO..=4 * MILLISECOND);
         let wait = 10 * MILLISECOND..=5 * MINUTE;
         let handshake_timeout =
             section.duration(problems, "handshake_timeout", default.handshake_timeout, wait.clone());
