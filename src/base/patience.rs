@@ -2,8 +2,8 @@
 //! to gain.
 //!
 //! Owns three estimates: how long answers take and how often a client asks, each with one probe at a time, and how often
-//! anything is asked: requests, and pieces of what is sent with them. Never reads a clock and keeps nothing per request. Invariant: a probe that comes to nothing is given up, so
-//! that estimates keep moving.
+//! anything is asked: requests, and pieces of what is sent with them. Never reads a clock and keeps nothing per request.
+//! Invariant: a probe that comes to nothing is given up, so that estimates keep moving.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::base::time::Time;
 /// by no more.
 const PACE_PART: u32 = 10;
 
-/// No wait is longer for answers that take long, because each request waits for it twice, and asks once.
+/// Answers that take long grant no more: a request may wait for so long on its way there, and its answer on the way back.
 const ANSWERS_WAIT_MAX: Duration = Duration::from_millis(1);
 
 /// No wait is longer, whatever is granted: what a client with many requests side by side asks for in that time arrives
@@ -21,8 +21,8 @@ const ANSWERS_WAIT_MAX: Duration = Duration::from_millis(1);
 const WAIT_MAX: Duration = Duration::from_millis(4);
 
 /// Small requests that come at least this often take a quarter of a core or more: there the whole wait is granted. Where
-/// they come less often little is gained by making room. Costly ones, handshakes and bodies, fill a core at lower rates; their
-/// passes are full by themselves.
+/// they come less often little is gained by making room. Costly ones, handshakes and bodies, fill a core at lower rates, and
+/// wait less than would be worth it there.
 const DENSE_GAP: Duration = Duration::from_micros(60);
 
 /// How long is counted to tell how often anything is asked.
@@ -67,7 +67,9 @@ impl Patience {
         if self.pace.probe == Some((client, now)) {
             return;
         }
-        self.pace.end(now, client, Duration::ZERO);
+        if let Some(taken) = self.pace.end(now, client) {
+            self.pace.learn(taken);
+        }
         if self.pace.is_free(now) {
             if self.pace.probe.is_some() {
                 self.pace.learn(PROBE_MAX); // it has not asked again: that it is slow is known all the same
@@ -79,8 +81,9 @@ impl Patience {
     /// The first bytes of an answer came on the stream with this tag. They may have waited themselves, for half of what is
     /// granted on average, which is not what the other side took.
     pub fn answered(&mut self, now: Time, stream: u32) {
-        let own = self.granted(now) / 2;
-        self.answers.end(now, stream, own);
+        if let Some(taken) = self.answers.end(now, stream) {
+            self.answers.learn(taken.saturating_sub(self.granted(now) / 2));
+        }
     }
 
     /// How long what arrives may wait. Zero until something is known.
@@ -148,14 +151,10 @@ impl Probed {
         self.probe = Some((tag, now));
     }
 
-    /// `own`: what of the time was our doing.
-    fn end(&mut self, now: Time, tag: u32, own: Duration) {
-        if let Some((probed, at)) = self.probe
-            && probed == tag
-        {
-            self.probe = None;
-            self.learn(now.since(at).saturating_sub(own));
-        }
+    /// Ends the probe with this tag, if it is the one that is out: how long it took.
+    fn end(&mut self, now: Time, tag: u32) -> Option<Duration> {
+        let (_, at) = self.probe.take_if(|(probed, _)| *probed == tag)?;
+        Some(now.since(at))
     }
 
     fn quartile(&self) -> Duration {

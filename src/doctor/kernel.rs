@@ -24,9 +24,10 @@ fn release(facts: &Facts) -> Option<Finding> {
             Finding::fault(group, name, release, "install Linux 6.1 or newer, better 6.12, and reboot")
                 .why("multishot receive, provided buffers and deferred task work are missing: no worker starts")
         }
-        Some(version) if version < RELEASE_BATCHES => {
-            Finding::note(group, name, release).why("batch_wait has no effect before 6.12, so passes carry less each, and workers get no short turns on cores they share")
-        }
+        Some(version) if version < RELEASE_BATCHES => Finding::note(group, name, release).why(
+            "batch_wait has no effect before 6.12, so passes carry less each, and workers get no short turns on \
+                 cores that they share",
+        ),
         Some(_) => Finding::ok(group, name, release),
     };
     Some(finding.expected(expected))

@@ -123,6 +123,7 @@ mod tests {
         let mut batching = Batching::new(200);
         run(&mut batching, 100, 40_000, 8);
         assert_eq!(batching.plan(Duration::from_micros(50), None), Some((32, 50)));
+        assert_eq!(batching.plan(Duration::from_micros(25), None), Some((20, 25)), "four times what is expected");
         assert_eq!(batching.plan(Duration::from_micros(5), None), None, "nothing to gather in that");
         assert_eq!(batching.plan(Duration::ZERO, None), None);
         assert_eq!(batching.plan(LONG, Some(Duration::from_micros(50))), Some((32, 50)), "nor than the timeout");

@@ -322,10 +322,10 @@ pub(super) fn thread_time() -> Duration {
 const TURN_NANOS: u64 = 100_000;
 
 /// Asks the scheduler for the shortest turns there are, 100 microseconds, for the calling thread: whoever is content with
-/// them gets the next one sooner (sched_setattr(2); the kernel's Documentation/scheduler/sched-eevdf.rst). A thread that is woken for a
-/// request then need not wait until others on its core have had turns of milliseconds. The share of the core that it gets stays
-/// the same, and so do its nice value and policy; other policies than the usual ones, such as real-time ones, are left as they are.
-/// Kernels before 6.12 take the request and do nothing about it.
+/// them gets the next one sooner (sched_setattr(2); the kernel's Documentation/scheduler/sched-eevdf.rst). A thread that is
+/// woken for a request then need not wait until others on its core have had turns of milliseconds. The share of the core that
+/// it gets stays the same, and so do its nice value and policy; other policies than the usual ones, such as real-time ones,
+/// are left as they are. Kernels before 6.12 take the request and do nothing about it.
 ///
 /// # Errors
 /// Those of sched_setattr(2): a sandbox may refuse it.
