@@ -967,24 +967,51 @@ fn tickets_in_a_file_serve_the_next_process_once() {
     let request = || Request::get(server.url("/x")).replay_safe(true);
     let call = |client: Client| {
         let response = client.call(request()).expect("an answer");
-        assert_eq!((response.report.restarts, client.tickets_notice()), (0, None));
-        response.report.handshake // the client is dropped: that waits for tickets
+        assert_eq!(response.report.restarts, 0);
+        (response.report.handshake, client.tickets_notice()) // the client is dropped: that waits for tickets
     };
     for handshake in [Handshake::Full, Handshake::Early, Handshake::Early] {
-        assert_eq!(call(anew()), Some(handshake));
+        assert_eq!(call(anew()), (Some(handshake), None));
     }
     // Two processes at once never use one ticket: what one has taken, the other does not find.
     let kept = std::fs::read(&path).expect("it is there");
     let handshakes = std::thread::scope(|scope| {
-        let calls = [anew(), anew()].map(|client| scope.spawn(|| call(client)));
+        // While one keeps what it was given, for which it waits for the disk, the other may find the file locked for long,
+        // and say so: that costs what it was given, not what it had.
+        let calls = [anew(), anew()].map(|client| scope.spawn(|| call(client).0));
         calls.map(|call| call.join().expect("it is answered"))
     });
     assert_eq!(handshakes, [Some(Handshake::Early); 2]);
     assert_eq!(told.try_iter().filter(|(early_bytes, _)| *early_bytes > 0).count(), 4);
     // A file put back as it was holds tickets that are used: they cost their time, and no call.
     std::fs::write(&path, &kept).expect("it is ours");
-    assert_eq!(call(anew()), Some(Handshake::Full));
-    assert_eq!(call(anew()), Some(Handshake::Early), "the tickets that came then go before those that were there");
+    assert_eq!(call(anew()), (Some(Handshake::Full), None));
+    assert_eq!(
+        call(anew()),
+        (Some(Handshake::Early), None),
+        "the tickets that came then go before those that were there"
+    );
+}
+
+#[test]
+fn a_ticket_file_that_stays_locked_costs_nothing_but_resumption() {
+    let store = ticket_store();
+    let (server, _told) = one_call_each(move |_| resuming(&store, true));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tickets");
+    let call = || {
+        let client = builder().tickets_file(&path).build().expect("valid");
+        let response = client.call(Request::get(server.url("/"))).expect("an answer");
+        (response.report.handshake, client.tickets_notice())
+    };
+    assert_eq!(call(), (Some(Handshake::Full), None));
+    let lock = std::fs::File::open(folder.path().join("tickets.lock")).expect("it came with the tickets");
+    lock.lock().expect("nobody holds it");
+    let (handshake, notice) = call();
+    assert_eq!(handshake, Some(Handshake::Full), "what may be used by another is not used");
+    assert!(notice.expect("something is said").contains("another process holds its lock"));
+    drop(lock);
+    assert_eq!(call(), (Some(Handshake::Resumed), None));
 }
 
 #[test]

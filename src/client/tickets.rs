@@ -2,7 +2,8 @@
 //! looks into a ticket.
 //!
 //! The file may be shared: whoever changes it holds a lock (`FILE.lock`), reads what is there, and puts a new file in
-//! its place. A ticket is out of the file before it is used, so that a crash cannot use it twice.
+//! its place. A ticket is out of the file before it is used, so that a process that crashes cannot use it twice. Only new
+//! tickets are waited for until the disk has them: no connection waits for a disk.
 //! Invariant: trouble with the file costs resumption, never a call; [`Notice`] says what it was.
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -31,7 +32,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// First line of a file.
 const HEADER: &str = "trunkline-tickets 1";
 
-/// Times that a busy lock is tried, and the pause between two tries: another process holds it for a few milliseconds.
+/// Times that a busy lock is tried, and the pause between two tries: another process holds it for a
+/// few milliseconds, unless its disk is slow.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -57,6 +59,14 @@ pub(super) struct Tickets {
     kept: Vec<Kept>,
     file: Option<PathBuf>,
     notice: Notice,
+}
+
+/// Whether a change has to outlast a machine that stops.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    Yes,
+    /// The old file may come back. What is in it is no use to anyone by then: a server takes a ticket once.
+    No,
 }
 
 /// The lock of a file. Held until dropped.
@@ -90,7 +100,7 @@ impl Tickets {
         self.kept.retain(|kept| kept.ticket.expires_s() > now_s);
         let index = self.kept.iter().position(|kept| kept.endpoint == *endpoint)?;
         let taken = self.kept.remove(index).ticket;
-        match (&self.file, self.save(locked)) {
+        match (&self.file, self.save(locked, Durable::No)) {
             (None, _) | (_, true) => Some(taken),
             (Some(_), false) => None, // it may still be in the file: not used, lest it be used twice
         }
@@ -103,7 +113,7 @@ impl Tickets {
             self.kept.insert(0, Kept { endpoint: endpoint.clone(), ticket });
         }
         self.trim();
-        self.save(locked);
+        self.save(locked, Durable::Yes);
     }
 
     fn trim(&mut self) {
@@ -145,9 +155,9 @@ impl Tickets {
     }
 
     /// Without a file: nothing to do. With one: whether it has been written.
-    fn save(&self, locked: Option<Locked>) -> bool {
+    fn save(&self, locked: Option<Locked>, durable: Durable) -> bool {
         let (Some(path), Some(_locked)) = (&self.file, locked) else { return false };
-        let written = write(path, &self.kept);
+        let written = write(path, &self.kept, durable);
         if let Err(error) = &written {
             self.complain(error);
         }
@@ -233,7 +243,7 @@ fn parse_line(line: &str) -> Option<Kept> {
 }
 
 /// Puts a whole new file in the place of the old one.
-fn write(path: &Path, kept: &[Kept]) -> io::Result<()> {
+fn write(path: &Path, kept: &[Kept], durable: Durable) -> io::Result<()> {
     let lines: Vec<Zeroizing<String>> = kept.iter().map(Kept::line).collect();
     let (first, last) = (format!("{HEADER}\n"), format!("end {}\n", kept.len()));
     let length = first.len() + lines.iter().map(|line| line.len()).sum::<usize>() + last.len();
@@ -245,9 +255,13 @@ fn write(path: &Path, kept: &[Kept]) -> io::Result<()> {
     let _ = std::fs::remove_file(&novel); // of a process that was stopped in the middle; the lock is ours
     let mut file = private(OpenOptions::new().write(true).create_new(true)).open(&novel)?;
     file.write_all(text.as_bytes())?;
-    file.sync_data()?;
+    if durable == Durable::Yes {
+        file.sync_data()?;
+    }
     std::fs::rename(&novel, path)?;
-    keep_entry(path);
+    if durable == Durable::Yes {
+        keep_entry(path);
+    }
     Ok(())
 }
 
