@@ -103,9 +103,61 @@ impl Deadline {
     }
 }
 
+/// A deadline for each slot of a [`Slab`](super::slab::Slab), by the slot's index: who comes to a slot finds the entry of
+/// who was there. However often slots change hands, there are about as many entries as there were ever slots in use.
+#[derive(Debug, Default)]
+pub struct SlotDeadlines {
+    slots: Vec<Deadline>,
+    timers: Timers<u32>,
+}
+
+impl SlotDeadlines {
+    /// Moves the deadline of a slot, or clears it: to be done when what is in the slot goes.
+    pub fn set(&mut self, index: u32, at: Option<Time>) {
+        let slot = index as usize;
+        if slot >= self.slots.len() {
+            self.slots.resize(slot + 1, Deadline::default());
+        }
+        self.slots[slot].set(at, &mut self.timers, index);
+    }
+
+    /// When to look again.
+    #[must_use]
+    pub fn next(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// A slot whose deadline has passed. It has none any more.
+    pub fn pop_due(&mut self, now: Time) -> Option<u32> {
+        while let Some(index) = self.timers.pop_due(now) {
+            if self.slots[index as usize].due(now, &mut self.timers, index) {
+                return Some(index);
+            }
+        }
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_that_change_hands_share_an_entry() {
+        let mut deadlines = SlotDeadlines::default();
+        for nanos in 0..1000 {
+            let index = nanos as u32 % 3;
+            deadlines.set(index, Some(at(nanos + 5000)));
+            deadlines.set(index, None);
+        }
+        assert_eq!(deadlines.timers.len(), 3);
+        deadlines.set(1, Some(at(7000)));
+        assert_eq!((deadlines.next(), deadlines.pop_due(at(6999))), (Some(at(5000)), None), "of who was there before");
+        assert_eq!(deadlines.next(), Some(at(7000)));
+        deadlines.set(7, Some(at(6000)));
+        assert_eq!([at(7000); 3].map(|now| deadlines.pop_due(now)), [Some(7), Some(1), None]);
+        assert_eq!(deadlines.next(), None);
+    }
 
     fn at(nanos: u64) -> Time {
         Time::from_nanos(nanos)

@@ -3,9 +3,8 @@
 //! Owns the request bytes that may be needed again, within [`HELD_BYTES_MAX`], and nothing else of the payload.
 //! Invariant: `upstream` is some from the dial until the upstream's part is over.
 
-use super::http1::{BodyLength, BodyState, BodyWriter, ResponseReader};
+use super::http1::{BodyLength, BodyState, BodyWriter, ResponseReader, is_idempotent};
 use crate::base::time::Time;
-use crate::base::timers::Deadline;
 use crate::base::wire::LinkId;
 use crate::mmtp::StreamId;
 
@@ -22,8 +21,10 @@ pub(super) enum Kind {
 
 /// What an HTTP exchange has besides.
 pub(super) struct Http {
-    pub(super) method: Vec<u8>,
-    pub(super) marked_idempotent: bool,
+    /// The method is HEAD.
+    is_head: bool,
+    /// Sending it twice does no harm: its sender said so, or its method does.
+    pub(super) idempotent: bool,
     pub(super) writer: BodyWriter,
     pub(super) reader: ResponseReader,
     /// Whether all bytes of the request so far are in `held`.
@@ -40,11 +41,12 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(method: &[u8], marked_idempotent: bool, length: BodyLength, early: bool) -> Http {
+        let is_head = method == b"HEAD";
         Http {
-            method: method.to_vec(),
-            marked_idempotent,
+            is_head,
+            idempotent: marked_idempotent || is_idempotent(method),
             writer: BodyWriter::new(length),
-            reader: ResponseReader::new(method == b"HEAD"),
+            reader: ResponseReader::new(is_head),
             body: BodyState::Unsent,
             reused: false,
             position: 0,
@@ -55,7 +57,7 @@ impl Http {
 
     /// A reader for the response on another connection.
     pub(super) fn start_over(&mut self) {
-        self.reader = ResponseReader::new(self.method == b"HEAD");
+        self.reader = ResponseReader::new(self.is_head);
     }
 }
 
@@ -82,7 +84,6 @@ pub(super) struct Exchange {
     pub(super) attempted: bool,
     /// Upstream addresses not yet tried.
     pub(super) tries_left: usize,
-    pub(super) deadline: Deadline,
     /// When the answer is of no more use, as the request said.
     pub(super) expires_at: Option<Time>,
 }

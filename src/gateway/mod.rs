@@ -17,7 +17,7 @@ use self::upstream::Upstreams;
 use crate::base::patience::Patience;
 use crate::base::slab::{Key, SideTable, Slab};
 use crate::base::time::Time;
-use crate::base::timers::{Deadline, Timers};
+use crate::base::timers::SlotDeadlines;
 use crate::base::wire::{CloseReason, Closed, LinkId, LogLine, Opened, Origin, Role, Sink, Wire};
 use crate::mmtp::{
     Code, ConnError, Connection, Event, HeaderFlags, HeaderWriter, Known, Receipt, Reset, Settings, StreamId, Tag,
@@ -28,6 +28,9 @@ const UPSTREAM_QUEUE_BYTES_MAX: usize = 64 * 1024;
 
 /// What a stream that is refused for want of capacity is asked to wait, in milliseconds.
 const OVERLOADED_WAIT_MS: u32 = 500;
+
+/// How much longer the head of a request is in HTTP than in MMTP, in bytes, at a guess: memory is taken once.
+const HEAD_GROWTH_BYTES: usize = 256;
 
 /// What a stream whose upstream cannot be reached is asked to wait, in milliseconds.
 const UNREACHABLE_WAIT_MS: u32 = 1000;
@@ -98,7 +101,8 @@ pub struct Gateway {
     parties: SideTable<Party>,
     exchanges: Slab<Exchange>,
     upstreams: Upstreams,
-    timers: Timers<Key>,
+    /// Of exchanges, by their index.
+    deadlines: SlotDeadlines,
     trunks: usize,
     draining: bool,
     patience: Patience,
@@ -118,7 +122,7 @@ impl Gateway {
             parties: SideTable::default(),
             exchanges: Slab::new(),
             upstreams,
-            timers: Timers::default(),
+            deadlines: SlotDeadlines::default(),
             trunks: 0,
             draining: false,
             patience: Patience::new(Duration::ZERO),
@@ -211,7 +215,6 @@ impl Gateway {
             paused: false,
             attempted: false,
             tries_left: self.settings.services[service].upstreams.len(),
-            deadline: Deadline::default(),
             expires_at: patience.map(|patience| now + patience),
         });
         trunk.connection.set_tag(stream, key.index);
@@ -298,6 +301,7 @@ impl Gateway {
     /// Removes an exchange; its upstream connection, if any, is dropped with a reset.
     fn remove<W: Wire>(&mut self, wire: &mut W, key: Key) {
         let Some(exchange) = self.exchanges.remove(key) else { return };
+        self.deadlines.set(key.index, None);
         wire.counters().streams_open -= 1;
         if let Some(upstream) = exchange.upstream {
             self.upstreams.gone(wire, exchange.service);
@@ -389,6 +393,7 @@ fn start<W: Wire>(
         ServiceKind::Http => {
             let request = translate::request(block, flags.end());
             let authority = settings.services[service].authority.as_bytes();
+            bytes.reserve(block.bytes().len() + HEAD_GROWTH_BYTES);
             let dropped = translate::write_request(bytes, block, request, authority)
                 .map_err(|_| refused(Code::REQUEST_INVALID))?;
             wire.counters().fields_dropped += dropped;
@@ -533,16 +538,15 @@ impl<W: Wire> Role<W> for Gateway {
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        [self.timers.next(), self.next_idle_deadline()].into_iter().flatten().min()
+        [self.deadlines.next(), self.next_idle_deadline()].into_iter().flatten().min()
     }
 
     fn due(&mut self, now: Time, wire: &mut W) {
-        while let Some(key) = self.timers.pop_due(now) {
+        while let Some(index) = self.deadlines.pop_due(now) {
+            let Some(key) = self.exchanges.key_at(index) else { continue };
             let Some(exchange) = self.exchanges.get_mut(key) else { continue };
-            if exchange.deadline.due(now, &mut self.timers, key) {
-                let code = if matches!(exchange.kind, Kind::Tunnel) { Code::IDLE } else { Code::DEADLINE };
-                self.fail(wire, key, Reset { code, receipt: Receipt::Unknown, wait_ms: 0 });
-            }
+            let code = if matches!(exchange.kind, Kind::Tunnel) { Code::IDLE } else { Code::DEADLINE };
+            self.fail(wire, key, Reset { code, receipt: Receipt::Unknown, wait_ms: 0 });
         }
         self.expire_idle(now, wire);
     }

@@ -147,7 +147,7 @@ impl Gateway {
         };
         let until = exchange.connected.then_some(now + patience);
         let until = [until, exchange.expires_at].into_iter().flatten().min();
-        exchange.deadline.set(until, &mut self.timers, key);
+        self.deadlines.set(key.index, until);
     }
 
     /// When the oldest kept-alive connection has waited long enough.
@@ -351,10 +351,10 @@ impl Gateway {
             let attempt = Attempt {
                 response_begun: http.reader.has_begun(),
                 request_submitted: submitted,
-                marked_idempotent: http.marked_idempotent,
+                idempotent: http.idempotent,
                 body: http.body,
             };
-            if http.reused && may_move(&http.method, attempt) {
+            if http.reused && may_move(attempt) {
                 http.start_over();
                 exchange.connected = false;
                 wire.counters().upstream_moved += 1;

@@ -171,6 +171,17 @@ const FORBIDDEN_NAMES: [&str; 8] =
 
 const _: () = assert!(Known::ALL.len() <= 64, "the fields seen fit one word of bits");
 
+/// The bits of what only a POP may set.
+const POP_ONLY: u64 = {
+    let mut bits = 0;
+    let mut index = 0;
+    while index < ROWS.len() {
+        bits |= (ROWS[index].pop_only as u64) << index;
+        index += 1;
+    }
+    bits
+};
+
 impl Known {
     /// Its number on the wire.
     #[must_use]
@@ -253,6 +264,7 @@ impl Field<'_> {
 pub(super) struct Checked {
     status: u16,
     priority: u8,
+    tally: Tally,
 }
 
 /// A header block that has been checked (MMTP 7).
@@ -270,10 +282,9 @@ impl<'a> HeaderBlock<'a> {
             return Err(HeaderError::TooLarge);
         }
         let mut rest = bytes;
-        let mut tally = Tally::default();
-        let mut checked = Checked::REQUEST;
+        let mut checked = Checked { tally: Tally::NONE, ..Checked::REQUEST };
         while let Some(field) = next_field(&mut rest)? {
-            tally.count(field.name)?;
+            checked.tally.count(field.name)?;
             check_field(&field)?;
             let Name::Known(known) = field.name else { continue };
             if !known.fits(message) {
@@ -289,7 +300,7 @@ impl<'a> HeaderBlock<'a> {
             Message::Request => Known::Service,
             Message::Answer => Known::Status,
         };
-        if !tally.has(required) {
+        if !checked.tally.has(required) {
             return Err(HeaderError::Missing(required));
         }
         Ok(HeaderBlock { bytes, checked })
@@ -313,13 +324,25 @@ impl<'a> HeaderBlock<'a> {
     /// The value of the first field of this name.
     #[must_use]
     pub fn get(&self, known: Known) -> Option<&'a [u8]> {
-        self.fields().find(|field| field.name == Name::Known(known)).map(|field| field.value)
+        self.find(known).map(|field| field.value)
     }
 
     /// The value of the first field of this name whose syntax is a number.
     #[must_use]
     pub fn number(&self, known: Known) -> Option<u64> {
-        self.fields().find(|field| field.name == Name::Known(known)).and_then(|field| field.number())
+        self.find(known).and_then(|field| field.number())
+    }
+
+    /// What is not there is not looked for.
+    fn find(&self, known: Known) -> Option<Field<'a>> {
+        let mut fields = self.checked.tally.has(known).then(|| self.fields())?;
+        fields.find(|field| field.name == Name::Known(known))
+    }
+
+    /// Whether it may hold a field that only a POP may set (MMTP 7.4).
+    #[must_use]
+    pub fn may_hold_pop_only(&self) -> bool {
+        self.checked.tally.seen & POP_ONLY != 0
     }
 
     /// The status of an answer, 100 to 599; none for a request.
@@ -348,8 +371,8 @@ impl<'a> HeaderBlock<'a> {
 }
 
 impl Checked {
-    /// Of a request whose priority nobody asks for any more.
-    pub(super) const REQUEST: Checked = Checked { status: 0, priority: PRIORITY_DEFAULT };
+    /// Of a request whose priority nobody asks for any more, and in which any field may be.
+    pub(super) const REQUEST: Checked = Checked { status: 0, priority: PRIORITY_DEFAULT, tally: Tally::ANY };
 
     fn status(self) -> Option<u16> {
         (self.status != 0).then_some(self.status)
@@ -419,13 +442,18 @@ fn truncated(_: Violation) -> HeaderError {
 }
 
 /// How many fields there were, and which of the known ones.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Tally {
     fields: usize,
     seen: u64,
 }
 
 impl Tally {
+    const NONE: Tally = Tally { fields: 0, seen: 0 };
+
+    /// As many as there may be, and of every kind.
+    const ANY: Tally = Tally { fields: HEADER_FIELDS_MAX, seen: u64::MAX };
+
     fn count(&mut self, name: Name<'_>) -> Result<(), HeaderError> {
         if self.fields == HEADER_FIELDS_MAX {
             return Err(HeaderError::TooManyFields);
@@ -540,7 +568,14 @@ impl<'a> HeaderWriter<'a> {
     /// A writer whose block begins at the end of `block`.
     pub fn new(block: &'a mut Vec<u8>) -> HeaderWriter<'a> {
         let start = block.len();
-        HeaderWriter { block, start, tally: Tally::default() }
+        HeaderWriter { block, start, tally: Tally::NONE }
+    }
+
+    /// A writer that goes on behind a copy of `block` at the end of `into`.
+    pub fn behind(block: &HeaderBlock<'_>, into: &'a mut Vec<u8>) -> HeaderWriter<'a> {
+        let start = into.len();
+        into.extend_from_slice(block.bytes);
+        HeaderWriter { block: into, start, tally: block.checked.tally }
     }
 
     /// A known field with the value as it stands on the wire (see [`HeaderWriter::number`] for numbers).
@@ -670,12 +705,40 @@ mod tests {
         writer.known(Known::PopId, b"pop-1").unwrap();
         writer.number(Known::Early, 1).unwrap();
         let block = HeaderBlock::parse(&block, Message::Request).unwrap();
+        assert!(block.may_hold_pop_only());
         let mut kept = Vec::new();
         let mut writer = HeaderWriter::new(&mut kept);
         for field in block.fields().filter(|field| !field.is_pop_only()) {
             writer.raw(field.raw).unwrap();
         }
         assert_eq!(kept, request());
+        assert!(!HeaderBlock::parse(&kept, Message::Request).unwrap().may_hold_pop_only());
+        for known in Known::ALL {
+            assert_eq!(POP_ONLY & known.bit() != 0, known.is_pop_only());
+        }
+    }
+
+    #[test]
+    fn a_copy_counts_as_if_its_fields_had_been_written() {
+        let bytes = request();
+        let block = HeaderBlock::parse(&bytes, Message::Request).unwrap();
+        let mut copy = b"before".to_vec();
+        let mut writer = HeaderWriter::behind(&block, &mut copy);
+        assert_eq!(writer.len(), bytes.len());
+        assert_eq!(writer.known(Known::Path, b"/").map(|_| ()), Err(HeaderError::Duplicate(Known::Path)));
+        for _ in 5..HEADER_FIELDS_MAX {
+            writer.spelled(b"x-b", b"2").unwrap();
+        }
+        assert_eq!(writer.spelled(b"x-b", b"2").map(|_| ()), Err(HeaderError::TooManyFields));
+        assert!(copy.starts_with(&[&b"before"[..], &bytes].concat()));
+    }
+
+    #[test]
+    fn a_block_that_is_vouched_for_is_searched_for_every_field() {
+        let bytes = request();
+        let block = HeaderBlock::of_checked(&bytes, Checked::REQUEST);
+        assert_eq!((block.get(Known::Path), block.get(Known::Cookie)), (Some(&b"/x?y=1"[..]), None));
+        assert!(block.may_hold_pop_only(), "nobody knows");
     }
 
     #[test]

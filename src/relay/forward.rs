@@ -48,6 +48,10 @@ pub(super) fn request(
     early: bool,
 ) -> Result<u64, HeaderError> {
     into.clear();
+    if !block.may_hold_pop_only() {
+        provenance.put(&mut HeaderWriter::behind(block, into), client, early)?;
+        return Ok(0);
+    }
     let mut dropped = 0;
     let mut writer = HeaderWriter::new(into);
     for field in block.fields() {
