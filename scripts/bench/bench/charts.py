@@ -28,6 +28,11 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def ratio_number(value: float) -> str:
+    """A ratio: a target of 0.12 wants a third digit."""
+    return number(value) if value >= 1 else f"{value:.3f}"
+
+
 def style() -> str:
     light = "".join(f".{kind}{{fill:{colours[0]}}}" for kind, colours in KINDS.items())
     dark = "".join(f".{kind}{{fill:{colours[1]}}}" for kind, colours in KINDS.items())
@@ -103,7 +108,7 @@ def target_chart(title: str, subtitle: str, rows: list) -> str:
         middle, value = y + BAR_HEIGHT / 2, ratio["median"]
         low, high = (400 + ratio[end] / limit * scale for end in ("q1", "q3"))
         kind = "met" if value <= limit else "missed"
-        told = f"{value:.2f} of {limit:.2f}" + ("" if value <= limit else ", missed")
+        told = f"{ratio_number(value)} of {limit:.2f}" + ("" if value <= limit else ", missed")
         parts += [
             text(392, middle + 4.5, words, "", "end"),
             rect(kind, 400, y, value / limit * scale),
