@@ -32,8 +32,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// First line of a file.
 const HEADER: &str = "trunkline-tickets 1";
 
-/// Times that a busy lock is tried, and the pause between two tries: another process holds it for a
-/// few milliseconds, unless its disk is slow.
+/// Times that a busy lock is tried, and the pause between two tries: another process holds it for a few milliseconds,
+/// unless its disk is slow.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 

@@ -1,5 +1,6 @@
 """Charts as SVG, written by hand: horizontal bars in groups, and targets. Readable on light and on dark ground."""
 
+from collections.abc import Callable
 from html import escape
 
 WIDTH = 880
@@ -28,9 +29,9 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def ratio_number(value: float) -> str:
-    """A ratio: a target of 0.12 wants a third digit."""
-    return number(value) if value >= 1 else f"{value:.3f}"
+def ratio_format(ratio: float) -> Callable[[float], str]:
+    """How to write a ratio and its quartiles: a target of 0.12 wants a third digit."""
+    return number if ratio >= 1 else "{:.3f}".format
 
 
 def style() -> str:
@@ -108,7 +109,7 @@ def target_chart(title: str, subtitle: str, rows: list) -> str:
         middle, value = y + BAR_HEIGHT / 2, ratio["median"]
         low, high = (400 + ratio[end] / limit * scale for end in ("q1", "q3"))
         kind = "met" if value <= limit else "missed"
-        told = f"{ratio_number(value)} of {limit:.2f}" + ("" if value <= limit else ", missed")
+        told = f"{ratio_format(value)(value)} of {limit:.2f}" + ("" if value <= limit else ", missed")
         parts += [
             text(392, middle + 4.5, words, "", "end"),
             rect(kind, 400, y, value / limit * scale),

@@ -97,7 +97,7 @@ def ratio_text(ratio: dict | None) -> str:
     """A ratio with the quartiles of the rounds."""
     if not ratio:
         return "not measured"
-    tell = charts.number if ratio["median"] >= 1 else charts.ratio_number
+    tell = charts.ratio_format(ratio["median"])
     middle, low, high = (tell(ratio[part]) for part in ("median", "q1", "q3"))
     return f"{middle} ({low}–{high})" if ratio["count"] > 1 else middle
 
